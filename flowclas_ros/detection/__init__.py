@@ -1,0 +1,1 @@
+"""Frames in, detections out: detector, calibration, regions and pictures; knows no ROS."""

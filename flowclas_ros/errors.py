@@ -1,0 +1,8 @@
+"""The one exception that every user-facing failure is raised as."""
+
+
+class FlowclasError(Exception):
+    """A failure the user can act on: its one-line text names the thing, its value and the way out.
+
+    The command line prints the text alone and exits with 2; the node puts it on its state and diagnostics.
+    """

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: backbone, flow, base density, FlowCLAS and its checkpoint."""

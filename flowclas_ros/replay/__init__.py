@@ -1,0 +1,1 @@
+"""Recorded frames: bags, folders and videos as one stream."""

@@ -1,0 +1,1 @@
+"""Offline: data, pseudo-outliers, losses, the Lightning module, metrics and calibration."""
