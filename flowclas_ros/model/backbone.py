@@ -1,0 +1,175 @@
+"""A frozen timm model as a feature map: image in, (B, C, h, w) out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowclas_ros.errors import FlowclasError
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which timm model, with which weights, read at which layers.
+
+    Attributes:
+        name: timm model name, such as ``vit_large_patch14_dinov2`` or ``mobilenetv2_100``.
+        weights: ``hub`` (timm's own pretrained weights), ``random``, or the path of a local ``.safetensors`` file.
+        layers: vision transformer: block numbers, negative from the end; convolutional net: stage numbers
+            (timm's ``out_indices``). Empty: the last one. Several are concatenated channel-wise.
+        stride: convolutional nets only: the stride in pixels that every stage is brought to; None: the coarsest one.
+        mean, std: normalisation of RGB in 0..1; None: as timm states it for these weights.
+        kwargs: further arguments of ``timm.create_model``, such as ``{"pad_type": "same"}``.
+    """
+
+    name: str = "vit_large_patch14_dinov2"
+    weights: str = "hub"
+    layers: tuple[int, ...] = ()
+    stride: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+class FrozenBackbone(nn.Module):
+    """A timm model that is never trained: always in eval mode, without gradients, preprocessing included.
+
+    Attributes:
+        channels: C, channels of the feature map (sum over the layers).
+        stride: pixels per cell of the feature map.
+
+    Raises:
+        FlowclasError: timm has no such model, its weights are not to be had, or a layer does not exist.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.is_transformer = _is_plain_transformer(config.name)
+        self.model = _create(config, self.is_transformer)
+        if self.is_transformer:
+            self._set_up_transformer()
+        else:
+            self._set_up_convolutional()
+        cfg = self.model.pretrained_cfg
+        mean, std = config.mean or cfg["mean"], config.std or cfg["std"]
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+        self.eval()
+
+    def _set_up_transformer(self) -> None:
+        depth = len(self.model.blocks)
+        layers = self.config.layers or (depth - 1,)
+        for layer in layers:
+            if not -depth <= layer < depth:
+                raise FlowclasError(f"backbone '{self.config.name}' has {depth} blocks; there is no layer {layer}")
+        self.layers = [layer % depth for layer in layers]
+        self.stride = self.pad_multiple = int(self.model.patch_embed.patch_size[0])
+        self.channels = self.model.embed_dim * len(self.layers)
+
+    def _set_up_convolutional(self) -> None:
+        reductions = self.model.feature_info.reduction()
+        self.stride = self.config.stride or max(reductions)
+        self.pad_multiple = math.lcm(self.stride, *reductions)
+        self.channels = sum(self.model.feature_info.channels())
+
+    def train(self, mode: bool = True) -> FrozenBackbone:
+        """Stay in eval mode: a trainer's ``model.train()`` must not change the frozen features."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of RGB images.
+
+        Args:
+            images: (B, 3, H, W), RGB in 0..1, any size; padded at the right and bottom by repeating the border up to
+                a whole number of patches, and cropped back.
+
+        Returns:
+            (B, C, ceil(H / stride), ceil(W / stride)).
+        """
+        height, width = images.shape[-2:]
+        x = (images - self.mean) / self.std
+        pad_h, pad_w = -height % self.pad_multiple, -width % self.pad_multiple
+        if pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h), mode="replicate")
+        grid = (math.ceil(height / self.stride), math.ceil(width / self.stride))
+        maps = self._transformer_maps(x) if self.is_transformer else self._convolutional_maps(x)
+        return torch.cat([m[..., : grid[0], : grid[1]] for m in maps], dim=1)
+
+    def _transformer_maps(self, x: Tensor) -> list[Tensor]:
+        # forward_intermediates drops prefix tokens (class, registers), applies the final norm and lays tokens out.
+        maps = self.model.forward_intermediates(
+            x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return list(maps)
+
+    def _convolutional_maps(self, x: Tensor) -> list[Tensor]:
+        size = (x.shape[-2] // self.stride, x.shape[-1] // self.stride)
+        return [_resize_map(m, size) for m in self.model(x)]
+
+    def content_sha256(self) -> str:
+        """Hash of the weights' names and values, which tells one backbone from another of the same name."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(features.shape[-2:]) == size:
+        return features
+    if features.shape[-2] > size[0]:
+        return F.adaptive_avg_pool2d(features, size)
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def _is_plain_transformer(name: str) -> bool:
+    """Whether timm builds this name as a columnar transformer (ViT, DeiT, BEiT, EVA) rather than in stages."""
+    try:
+        entry = timm.model_entrypoint(name.split(".")[0])
+    except RuntimeError:
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise FlowclasError(f"timm has no model '{name}'; names like it: {', '.join(near) or 'none'}") from None
+    return entry.__module__.rsplit(".", 1)[-1] in ("vision_transformer", "eva", "beit", "deit")
+
+
+def _create(config: BackboneConfig, is_transformer: bool) -> nn.Module:
+    kwargs: dict[str, Any] = dict(config.kwargs)
+    if is_transformer:
+        kwargs |= {"num_classes": 0, "dynamic_img_size": True}
+    else:
+        kwargs |= {"features_only": True}
+        if config.layers:
+            kwargs["out_indices"] = tuple(config.layers)
+        else:
+            kwargs["out_indices"] = (-1,)
+    if config.weights not in ("hub", "random"):
+        path = Path(config.weights).expanduser()
+        if path.suffix != ".safetensors":
+            raise FlowclasError(f"backbone weights '{path}' are not a .safetensors file; nothing else is loaded")
+        if not path.is_file():
+            raise FlowclasError(f"backbone weights '{path}' do not exist; give the path of the file, or 'hub'")
+        kwargs["pretrained_cfg_overlay"] = {"file": str(path)}
+    try:
+        return timm.create_model(config.name, pretrained=config.weights != "random", **kwargs)
+    except Exception as error:  # timm and the hub raise many types; each means: this backbone is not to be had
+        where = "timm's hub" if config.weights == "hub" else f"'{config.weights}'"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FlowclasError(
+            f"backbone '{config.name}' could not be made with weights from {where}: {reason}; "
+            "give a local file as backbone weights, or check name, layers and kwargs"
+        ) from error

@@ -1,0 +1,179 @@
+"""One checkpoint file: safetensors with a JSON header, nothing pickled, the backbone embedded if asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.backbone import BackboneConfig
+from flowclas_ros.model.flow import FlowConfig
+from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+
+FORMAT = "flowclas"
+FORMAT_VERSION = 1
+_HEADER_KEY = "flowclas"
+_BACKBONE = "backbone."
+
+T = TypeVar("T")
+
+
+class CheckpointError(FlowclasError):
+    """A checkpoint that cannot be read, is of another format, or does not fit its backbone."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model with its header.
+
+    Attributes:
+        model: in eval mode, on the asked-for device.
+        header: format, format_version, name, config, backbone_sha256, backbone_embedded, calibration (dict or None),
+            provenance (dict), and sha256 of the file.
+    """
+
+    model: FlowCLAS
+    header: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: FlowCLAS,
+    *,
+    calibration: dict[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    embed_backbone: bool = False,
+) -> None:
+    """Write the model to one file, through a temporary file that is renamed when whole.
+
+    Raises:
+        CheckpointError: the backbone has random weights and is not embedded, so nobody could load it again.
+        OSError: the file cannot be written; nothing half-written stays.
+    """
+    if model.config.backbone.weights == "random" and not embed_backbone:
+        raise CheckpointError(f"'{path}': a backbone with random weights must be embedded (embed_backbone=True)")
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": path.stem,
+        "config": asdict(model.config),
+        "backbone_sha256": model.backbone.content_sha256(),
+        "backbone_embedded": embed_backbone,
+        "calibration": calibration,
+        "provenance": dict(provenance or {}),
+    }
+    tensors = {
+        name: value.detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+        if embed_backbone or not name.startswith(_BACKBONE)
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        safetensors.torch.save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header)})
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except safetensors.SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(f"'{path}' could not be written: {error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    path: str | Path, *, device: str | torch.device = "cpu", backbone_weights: str | Path | None = None
+) -> Checkpoint:
+    """Read a checkpoint, with its backbone from the file itself, from ``backbone_weights`` or from timm's hub.
+
+    Args:
+        path: the ``.safetensors`` file.
+        device: where the model goes.
+        backbone_weights: local ``.safetensors`` of the backbone, when it is not embedded.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, no FlowCLAS checkpoint, of a newer format, or the backbone's
+            weights are not those it was fitted with.
+        FlowclasError: the backbone is not to be had.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    config = _config_from(header["config"], path)
+    if header["backbone_embedded"]:
+        config = replace(config, backbone=replace(config.backbone, weights="random"))
+    elif backbone_weights is not None:
+        config = replace(config, backbone=replace(config.backbone, weights=str(backbone_weights)))
+    model = FlowCLAS(config)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    missing = [name for name in missing if header["backbone_embedded"] or not name.startswith(_BACKBONE)]
+    if missing or unexpected:
+        raise CheckpointError(f"'{path}' does not fit its own header: missing {missing[:3]}, unknown {unexpected[:3]}")
+    if model.backbone.content_sha256() != header["backbone_sha256"]:
+        raise CheckpointError(
+            f"'{path}' was fitted on other weights of backbone '{config.backbone.name}' than those from "
+            f"'{config.backbone.weights}'; give the ones it was fitted with as backbone weights"
+        )
+    with open(path, "rb") as file:
+        header["sha256"] = (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else (
+                hashlib.sha256(file.read()).hexdigest()  # Python 3.10
+            )
+        )
+    return Checkpoint(model.to(device).eval(), header)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint '{path}' does not exist; give the path of a .safetensors file")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _HEADER_KEY not in metadata:
+                raise CheckpointError(f"'{path}' is no FlowCLAS checkpoint; make one with `flowclas fit`")
+            header = json.loads(metadata[_HEADER_KEY])
+            _check_version(header, path)
+            return header, {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"checkpoint '{path}' is truncated or damaged ({error}); copy it again") from error
+
+
+def _check_version(header: dict[str, Any], path: Path) -> None:
+    version = header.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"'{path}' has checkpoint format {version}; this flowclas_ros reads up to {FORMAT_VERSION}: update it"
+        )
+
+
+def _config_from(data: dict[str, Any], path: Path) -> FlowCLASConfig:
+    rest = {key: value for key, value in data.items() if key not in ("backbone", "flow")}
+    return _build(
+        FlowCLASConfig,
+        {
+            **rest,
+            "backbone": _build(BackboneConfig, data["backbone"], path),
+            "flow": _build(FlowConfig, data["flow"], path),
+        },
+        path,
+    )
+
+
+def _build(kind: type[T], values: dict[str, Any], path: Path) -> T:
+    """A dataclass from a JSON object; JSON's lists become the tuples that frozen dataclasses hold."""
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise CheckpointError(f"'{path}' has settings that this flowclas_ros does not know: {', '.join(unknown)}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

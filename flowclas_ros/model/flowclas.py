@@ -1,0 +1,107 @@
+"""FlowCLAS (arXiv 2411.19888): a flow's likelihood of a frozen backbone's features as an anomaly score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
+from flowclas_ros.model.density import DiagonalGaussian
+from flowclas_ros.model.flow import FlowConfig, NormalizingFlow
+
+
+@dataclass(frozen=True)
+class FlowCLASConfig:
+    """Everything that a model's architecture and preprocessing consist of.
+
+    Attributes:
+        backbone: the frozen feature extractor.
+        flow: the normalizing flow on its features.
+        projection_dim: P, channels of the projection head that the contrastive loss uses; 0 for none.
+        short_side: pixels; images are resized to this shorter side before the backbone, so that objects have the
+            size they had in fitting whatever the camera; None leaves them as they come.
+    """
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    projection_dim: int = 256
+    short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.projection_dim < 0:
+            raise FlowclasError(f"projection_dim is {self.projection_dim}; it must be 0 or more")
+        if self.short_side is not None and self.short_side < 32:
+            raise FlowclasError(f"short_side is {self.short_side} px; it must be at least 32, or null for none")
+
+
+class FlowCLAS(nn.Module):
+    """Backbone, flow, base density and projection head as one model: image in, score map out."""
+
+    def __init__(self, config: FlowCLASConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = FrozenBackbone(config.backbone)
+        channels = self.backbone.channels
+        self.flow = NormalizingFlow(channels, config.flow)
+        self.base = DiagonalGaussian(channels)
+        self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size in pixels at which the backbone sees an image of the given size."""
+        if self.config.short_side is None:
+            return height, width
+        factor = self.config.short_side / min(height, width)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Frozen features: RGB in 0..1 (B, 3, H, W) -> (B, C, h, w), float32."""
+        size = self.working_size(*images.shape[-2:])
+        if size != tuple(images.shape[-2:]):
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return self.backbone(images).float()
+
+    def latent(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, C, h, w) -> latent z (B, C, h, w) and log-determinant per pixel (B, h, w), in nats."""
+        return self.flow(features)
+
+    def nll_of_latent(self, z: Tensor, log_det: Tensor) -> Tensor:
+        """-(log p(z) + log|det|) / C, in nats per dimension: (B, C, h, w), (B, h, w) -> (B, h, w)."""
+        return -(self.base.log_prob(z) + log_det) / z.shape[1]
+
+    def nll(self, features: Tensor) -> Tensor:
+        """Negative log-likelihood of features (B, C, h, w) on their grid: (B, h, w), nats per dimension."""
+        return self.nll_of_latent(*self.latent(features))
+
+    def project(self, z: Tensor) -> Tensor:
+        """Projection g of the whitened latent, L2-normalised: (B, C, h, w) -> (B, P, h, w).
+
+        Raises:
+            FlowclasError: the model was built without a projection head.
+        """
+        if self.projection is None:
+            raise FlowclasError("this model has no projection head: build it with projection_dim above 0")
+        return F.normalize(self.projection(self.base.whiten(z)).float(), dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Anomaly score of RGB images in 0..1.
+
+        Args:
+            images: (B, 3, H, W) of any size.
+
+        Returns:
+            (B, H, W) float32, nats per dimension; the log-density of the grid, interpolated bilinearly.
+        """
+        height, width = images.shape[-2:]
+        score = self.nll(self.features(images)).float().unsqueeze(1)
+        # Cells tile the padded image exactly, so upsample to whole cells first and crop the padding off after.
+        rows, cols = score.shape[-2] * self.backbone.stride, score.shape[-1] * self.backbone.stride
+        work_h, work_w = self.working_size(height, width)
+        score = F.interpolate(score, size=(rows, cols), mode="bilinear", align_corners=False)[..., :work_h, :work_w]
+        if (work_h, work_w) != (height, width):
+            score = F.interpolate(score, size=(height, width), mode="bilinear", align_corners=False)
+        return score.squeeze(1)
