@@ -1,0 +1,160 @@
+"""The FlowCLAS objective: weighted inlier likelihood plus a supervised contrastive loss in latent space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model import FlowCLAS
+
+INLIER, OUTLIER, IGNORE = 0, 1, 255
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and settings of the objective.
+
+    Attributes:
+        alpha: weight of the mean inlier NLL in nats per dimension (the paper's 0.07 on the sum over C = 1024
+            channels is 72 here, the WACV release's 1e-6 on the sum over pixels too about 2.8).
+        contrastive: ``infonce`` (each positive against the negatives), ``supcon`` (each positive against all others,
+            Khosla et al. 2020, eq. 2), or ``none`` for the likelihood alone.
+        temperature: tau.
+        samples: N, at most so many pixels of each set (inliers, outliers, auxiliary outliers) a batch.
+        auxiliary: add the pixels of the auxiliary outlier images x_out to the contrast set.
+    """
+
+    alpha: float = 1.0
+    contrastive: Literal["infonce", "supcon", "none"] = "infonce"
+    temperature: float = 0.1
+    samples: int = 512
+    auxiliary: bool = True
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise FlowclasError(f"loss.alpha is {self.alpha}; it must be 0 or more")
+        if self.temperature <= 0:
+            raise FlowclasError(f"loss.temperature is {self.temperature}; it must be above 0")
+        if self.samples < 2:
+            raise FlowclasError(f"loss.samples is {self.samples}; it must be at least 2")
+        if self.alpha == 0 and self.contrastive == "none":
+            raise FlowclasError("loss.alpha 0 with loss.contrastive none leaves nothing to fit")
+
+
+def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[int, int], stride: int) -> Tensor:
+    """Pixel labels reduced to the feature grid.
+
+    A cell is an outlier when at least half of it is, an inlier when none of it is; any other cell, and one that is
+    more than half unlabelled or padding, is ignored.
+
+    Args:
+        labels: (B, H, W) uint8, 0 inlier, 1 outlier, 255 ignore.
+        working_size: pixels at which the backbone saw the images.
+        grid: (h, w) of the feature map.
+        stride: pixels per cell.
+
+    Returns:
+        (B, h, w) uint8 with the same three values.
+    """
+    if tuple(labels.shape[-2:]) != tuple(working_size):
+        labels = F.interpolate(labels.unsqueeze(1), size=working_size, mode="nearest-exact").squeeze(1)
+    pad_h, pad_w = grid[0] * stride - labels.shape[-2], grid[1] * stride - labels.shape[-1]
+    labels = F.pad(labels, (0, pad_w, 0, pad_h), value=IGNORE)
+    shares = F.avg_pool2d(torch.stack([labels == OUTLIER, labels == IGNORE], dim=1).float(), stride)
+    outlier, ignored = shares.unbind(dim=1)
+    result = torch.full(outlier.shape, IGNORE, dtype=torch.uint8, device=labels.device)
+    result[(outlier == 0) & (ignored <= 0.5)] = INLIER
+    result[outlier >= 0.5] = OUTLIER
+    return result
+
+
+def mean_inlier_nll(nll: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the inlier pixels alone: nll (B, h, w) nats per dimension, labels (B, h, w); 0 where there is none."""
+    # Selected, not multiplied by a mask: a NaN or infinity in an ignored pixel must not reach the sum.
+    chosen = nll[labels == INLIER]
+    return chosen.mean() if chosen.numel() else nll.new_zeros(())
+
+
+def contrastive_loss(anchors: Tensor, anchor_labels: Tensor, extra: Tensor, config: LossConfig) -> Tensor:
+    """Supervised InfoNCE over L2-normalised projections.
+
+    Args:
+        anchors: (N, P) inlier and outlier pixels of x_mix.
+        anchor_labels: (N,) 0 or 1.
+        extra: (M, P) auxiliary outlier pixels: contrast only, label outlier.
+        config: form and temperature.
+
+    Returns:
+        Scalar, mean over anchors; an anchor is neither its own positive nor in its own denominator.
+    """
+    contrast = torch.cat([anchors, extra])
+    contrast_labels = torch.cat([anchor_labels, anchor_labels.new_full((extra.shape[0],), OUTLIER)])
+    similarity = anchors @ contrast.T / config.temperature
+    self_mask = torch.eye(anchors.shape[0], contrast.shape[0], dtype=torch.bool, device=anchors.device)
+    positive = (anchor_labels[:, None] == contrast_labels[None, :]) & ~self_mask
+    if config.contrastive == "supcon":
+        denominator = similarity.masked_fill(self_mask, -torch.inf).logsumexp(dim=1, keepdim=True)
+    else:
+        negatives = similarity.masked_fill(positive | self_mask, -torch.inf).logsumexp(dim=1, keepdim=True)
+        denominator = torch.logaddexp(similarity, negatives)
+    log_ratio = (similarity - denominator).masked_fill(~positive, 0.0)
+    counts = positive.sum(dim=1)
+    per_anchor = -log_ratio.sum(dim=1) / counts.clamp_min(1)
+    return per_anchor[counts > 0].mean() if bool((counts > 0).any()) else similarity.sum() * 0.0
+
+
+def _sample(rows: Tensor, count: int) -> Tensor:
+    """At most ``count`` of the rows (N, P), without replacement."""
+    if rows.shape[0] <= count:
+        return rows
+    return rows[torch.randperm(rows.shape[0], device=rows.device)[:count]]
+
+
+def flowclas_loss(
+    model: FlowCLAS,
+    features: Tensor,
+    labels: Tensor,
+    out_features: Tensor | None,
+    out_labels: Tensor | None,
+    config: LossConfig,
+) -> dict[str, Tensor]:
+    """alpha * NLL(inlier pixels of x_mix) + contrastive(g(z_mix), g(z_out)).
+
+    Args:
+        model: gives latents, likelihoods and projections.
+        features: (B, C, h, w) of x_mix; labels: (B, h, w) on the same grid.
+        out_features: (B', C, h', w') of x_out with out_labels (B', h', w'), or None.
+        config: weights and settings.
+
+    Returns:
+        Scalars ``loss``, ``nll`` (inliers, nats per dimension), ``nll_outlier`` (not trained on) and, unless off,
+        ``contrastive``.
+    """
+    z, log_det = model.latent(features)
+    nll = model.nll_of_latent(z, log_det)
+    inlier_nll = mean_inlier_nll(nll, labels)
+    outlier_nll = nll.detach()[labels == OUTLIER]
+    result = {
+        "nll": inlier_nll,
+        "nll_outlier": outlier_nll.mean() if outlier_nll.numel() else nll.new_full((), torch.nan),
+        "loss": config.alpha * inlier_nll,
+    }
+    if config.contrastive == "none":
+        return result
+    projected = model.project(z).movedim(1, -1)
+    inliers, outliers = projected[labels == INLIER], projected[labels == OUTLIER]
+    count = min(config.samples, inliers.shape[0], outliers.shape[0])
+    inliers, outliers = _sample(inliers, count), _sample(outliers, count)
+    extra = projected.new_zeros(0, projected.shape[-1])
+    if config.auxiliary and out_features is not None and out_labels is not None:
+        z_out, _ = model.latent(out_features)
+        extra = _sample(model.project(z_out).movedim(1, -1)[out_labels == OUTLIER], max(count, 1))
+    anchor_labels = torch.cat([labels.new_zeros(inliers.shape[0]), labels.new_ones(outliers.shape[0])])
+    result["contrastive"] = contrastive_loss(torch.cat([inliers, outliers]), anchor_labels, extra, config)
+    result["loss"] = result["loss"] + result["contrastive"]
+    return result

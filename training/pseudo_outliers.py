@@ -1,0 +1,156 @@
+"""Pasting objects into inlier scenes: the outlier exposure that costs no label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from flowclas_ros.errors import FlowclasError
+
+Array = np.ndarray
+INLIER, OUTLIER, IGNORE = 0, 1, 255
+
+
+@dataclass(frozen=True)
+class PasteConfig:
+    """How objects are pasted.
+
+    Attributes:
+        min_objects, max_objects: objects a scene, drawn uniformly.
+        min_size, max_size: an object's longer side as a share of the scene's shorter side, drawn log-uniformly.
+        flip: probability of a horizontal flip.
+        max_rotation: degrees either way.
+        feather: blur of the object's edge, sigma in pixels of the scene.
+        exposure: how far the object's brightness and colour move towards the scene around it: 0 stays, 1 meets it.
+        jitter: random gain of brightness and colour, as a share either way.
+        greyscale: probability that scene and object lose their colour together.
+        placement: ``anywhere``, or ``below_horizon``: the object's lower edge lies below the horizon.
+        horizon: the horizon's height as a share of the scene's height, from the top.
+    """
+
+    min_objects: int = 1
+    max_objects: int = 4
+    min_size: float = 0.05
+    max_size: float = 0.4
+    flip: float = 0.5
+    max_rotation: float = 15.0
+    feather: float = 0.7
+    exposure: float = 0.5
+    jitter: float = 0.2
+    greyscale: float = 0.0
+    placement: Literal["anywhere", "below_horizon"] = "anywhere"
+    horizon: float = 0.45
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_objects <= self.max_objects or self.max_objects < 1:
+            raise FlowclasError(
+                f"paste.min_objects {self.min_objects} and max_objects {self.max_objects} must be 0 <= min <= max, 1 <= max"
+            )
+        if not 0 < self.min_size <= self.max_size <= 1:
+            raise FlowclasError(
+                f"paste.min_size {self.min_size} and max_size {self.max_size} must be 0 < min <= max <= 1"
+            )
+        for name in ("flip", "exposure", "jitter", "greyscale", "horizon"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FlowclasError(f"paste.{name} is {getattr(self, name)}; it must lie in 0..1")
+        if self.feather < 0 or self.max_rotation < 0:
+            raise FlowclasError("paste.feather and paste.max_rotation must be 0 or more")
+
+
+def paste(scene: Array, cutouts: Sequence[Array], config: PasteConfig, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Paste each cut-out at a random place, size and exposure.
+
+    Args:
+        scene: (H, W, 3) uint8 RGB.
+        cutouts: RGBA uint8 objects of any size; draw their number with ``draw_count``.
+        config: ranges of the random choices.
+        rng: source of all randomness.
+
+    Returns:
+        The scene with objects (H, W, 3) uint8 and its labels (H, W) uint8: 0 inlier, 1 pasted, 255 the soft edge
+        between them.
+    """
+    image = scene.astype(np.float32)
+    labels = np.zeros(scene.shape[:2], np.uint8)
+    for cutout in cutouts:
+        obj = _transform(cutout, min(scene.shape[:2]), config, rng)
+        if obj is not None:
+            _blend(image, labels, obj, config, rng)
+    if rng.random() < config.greyscale:
+        image[:] = (image @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8), labels
+
+
+def draw_count(config: PasteConfig, rng: np.random.Generator) -> int:
+    """How many objects the next scene gets."""
+    return int(rng.integers(config.min_objects, config.max_objects + 1))
+
+
+def _transform(cutout: Array, scene_side: int, config: PasteConfig, rng: np.random.Generator) -> Array | None:
+    """The object at its new size, turned and flipped: (h, w, 4) float32, colour premultiplied by alpha."""
+    if rng.random() < config.flip:
+        cutout = cutout[:, ::-1]
+    side = scene_side * float(np.exp(rng.uniform(np.log(config.min_size), np.log(config.max_size))))
+    height, width = cutout.shape[:2]
+    factor = side / max(height, width)
+    angle = float(rng.uniform(-config.max_rotation, config.max_rotation))
+    margin = 2 + int(3 * config.feather)
+    cos, sin = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
+    out_w = int(np.ceil(factor * (width * cos + height * sin))) + 2 * margin
+    out_h = int(np.ceil(factor * (width * sin + height * cos))) + 2 * margin
+    # Premultiplied, so that colour hidden under transparent pixels does not bleed into the edge.
+    rgba = cutout.astype(np.float32)
+    rgba[..., :3] *= rgba[..., 3:] / 255
+    if factor < 0.5:  # an affine warp does not low-pass; shrink by areas first
+        shrunk = max(1, round(width * factor)), max(1, round(height * factor))
+        rgba = cv2.resize(rgba, shrunk, interpolation=cv2.INTER_AREA)
+        height, width = rgba.shape[:2]
+        factor = 1.0
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, factor)
+    matrix[:, 2] += (out_w - width) / 2, (out_h - height) / 2
+    rgba = cv2.warpAffine(rgba, matrix, (out_w, out_h), flags=cv2.INTER_LINEAR)
+    if config.feather:
+        rgba = cv2.GaussianBlur(rgba, (0, 0), config.feather)
+    rgba[..., 3] /= 255
+    return rgba if rgba[..., 3].max() > 0.5 else None
+
+
+def _blend(image: Array, labels: Array, obj: Array, config: PasteConfig, rng: np.random.Generator) -> None:
+    """Lay the object over the image in place, at a random position; parts may stick out."""
+    height, width = labels.shape
+    h, w = obj.shape[:2]
+    x = int(rng.integers(-(w // 4), max(width - w + w // 4, 1 - w // 4)))
+    lowest = height - h + h // 4
+    if config.placement == "below_horizon":
+        y = int(rng.integers(min(int(config.horizon * height) - h, lowest - 1), lowest))
+        y = max(y, int(config.horizon * height) - h)
+    else:
+        y = int(rng.integers(min(-(h // 4), lowest - 1), lowest))
+    top, left, bottom, right = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
+    if bottom - top < 2 or right - left < 2:
+        return
+    obj = obj[top - y : bottom - y, left - x : right - x]
+    alpha = obj[..., 3]
+    if not (alpha > 0.5).any():
+        return
+    under = image[top:bottom, left:right]
+    colour = obj[..., :3] * _gain(obj, under, config, rng)
+    under[:] = colour + under * (1 - alpha[..., None])
+    region = labels[top:bottom, left:right]
+    region[alpha > 0.5] = OUTLIER
+    region[(alpha > 0.1) & (alpha <= 0.5) & (region == INLIER)] = IGNORE
+
+
+def _gain(obj: Array, scene: Array, config: PasteConfig, rng: np.random.Generator) -> Array:
+    """Factor per colour channel (3,) that moves the object's exposure part of the way to the scene's."""
+    weight = obj[..., 3].sum() + 1e-6
+    own = obj[..., :3].sum(axis=(0, 1)) / weight + 1.0
+    around = scene.mean(axis=(0, 1)) + 1.0
+    gain = np.clip(around / own, 0.25, 4.0) ** config.exposure
+    brightness = 1 + rng.uniform(-config.jitter, config.jitter)
+    colour = 1 + rng.uniform(-config.jitter, config.jitter, 3) / 2
+    return (gain * brightness * colour).astype(np.float32)
