@@ -47,11 +47,11 @@ def main() -> int:
         return 0
     missing = [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]
     if missing:
-        print(f"error: building the messages needs {' and '.join(missing)}: sudo apt install cmake g++", file=sys.stderr)
+        print(f"error: {' and '.join(missing)} missing for the messages: sudo apt install cmake g++", file=sys.stderr)
         return 2
     print("flowclas_ros messages: building (about 20 s on two cores) ...", flush=True)
     try:
-        install_into_package(run_cmake())
+        install_into_package(run_cmake(BUILD))
     except subprocess.CalledProcessError as error:
         print(error.stdout, file=sys.stderr)
         print(f"error: `{' '.join(error.cmd)}` failed with {error.returncode}, see above", file=sys.stderr)
@@ -83,17 +83,17 @@ def inputs_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def run_cmake() -> Path:
-    """Configure, build and install into a staging folder, and return that folder.
+def run_cmake(build: Path) -> Path:
+    """Configure and build in the folder `build`, made anew, install into a staging folder, and return the latter.
 
     Raises subprocess.CalledProcessError with the output of the step that failed.
     """
-    stage = BUILD / "stage"
-    shutil.rmtree(BUILD, ignore_errors=True)
+    stage = build / "stage"
+    shutil.rmtree(build, ignore_errors=True)
     environment = {**os.environ, "AMENT_PREFIX_PATH": sys.prefix, "CMAKE_PREFIX_PATH": sys.prefix}
     environment.pop("PYTHONPATH", None)  # the checkout on it would hide the installed rosidl packages' data
     configure = [
-        *("cmake", "-S", str(ROOT), "-B", str(BUILD), "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF"),
+        *("cmake", "-S", str(ROOT), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF"),
         f"-DCMAKE_INSTALL_PREFIX={stage}",
         "-DCMAKE_INSTALL_RPATH=$ORIGIN;$ORIGIN/lib",
         f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'tools' / 'wheel_targets.cmake'}",
@@ -101,7 +101,7 @@ def run_cmake() -> Path:
         f"-DPython3_INCLUDE_DIR={sysconfig.get_path('include')}",
     ]
     jobs = str(os.cpu_count() or 1)
-    for command in (configure, ["cmake", "--build", str(BUILD), "-j", jobs], ["cmake", "--install", str(BUILD)]):
+    for command in (configure, ["cmake", "--build", str(build), "-j", jobs], ["cmake", "--install", str(build)]):
         subprocess.run(
             command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -1,0 +1,66 @@
+# make demo   a detector in a real ROS 2 graph on a camera stream, then a table and pictures in demo_output/
+# make test   the tests              make lint    ruff           make types   mypy
+# make clean  removes .venv and everything built
+# All of them first set up .venv and build the messages, which is done again only after a change.
+# Another Python:  make PYTHON=python3.12 test
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+# ROS 2 comes from the distribution that is sourced, seen through the system's site-packages, or else from PyPI.
+ifdef ROS_DISTRO
+VENV_FLAGS := --system-site-packages
+REQUIREMENTS := ".[training,bags,dev]"
+# The distribution's cv_bridge was compiled for NumPy 1 and OpenCV 4, its launch_pytest wants a pytest below 8.4.
+REQUIREMENTS += "numpy<2" "opencv-python-headless<5" "pytest<8.4"
+else
+VENV_FLAGS :=
+REQUIREMENTS := ".[training,bags,ros,dev]"
+endif
+
+# Large images over DDS, and page faults spared on them (README); what the user has set stays.
+PROFILE := $(CURDIR)/config/fastdds_large_images.xml
+export ROS_DOMAIN_ID ?= $(shell echo $$(( $$$$ % 101 + 1 )))
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+export FASTRTPS_DEFAULT_PROFILES_FILE ?= $(PROFILE)
+export FASTDDS_DEFAULT_PROFILES_FILE ?= $(PROFILE)
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
+export MALLOC_TOP_PAD_ ?= 67108864
+
+.PHONY: demo test lint types messages clean
+
+demo: messages
+	@$(VENV)/bin/flowclas demo
+
+test: messages
+	@$(RUN) -m pytest
+
+lint: $(VENV)/installed
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+types: messages
+	@$(RUN) -m mypy
+
+messages: $(VENV)/installed
+	@$(RUN) tools/build_messages.py
+
+$(VENV)/installed: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "error: $$($(PYTHON) --version) is not one of 3.10 to 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) cannot make virtual environments: sudo apt install python3-venv" >&2; exit 2; }
+	@echo "Setting up $(VENV) (once; one to five minutes, most of it PyTorch) ..."
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	@$(RUN) -m pip install --progress-bar off --editable $(REQUIREMENTS) | \
+	  sed -u -n -E 's/^ *(Downloading .*)/  \1/p; s/^(Installing collected packages):.*/  \1 .../p'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build install log dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf flowclas_ros/msg flowclas_ros/srv flowclas_ros/lib flowclas_ros/*.so
+	find flowclas_ros training test tools -name __pycache__ -type d -prune -exec rm -rf {} +
