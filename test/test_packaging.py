@@ -45,7 +45,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / "source" / name, follow_symlinks=False)
     with tarfile.open(build("build_sdist", folder / "source", folder / "dist")) as archive:
-        archive.extractall(folder / "unpacked")
+        archive.extractall(folder / "unpacked", filter="data")
     return next((folder / "unpacked").iterdir())
 
 

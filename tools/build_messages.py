@@ -88,15 +88,16 @@ def run_cmake(build: Path) -> Path:
 
     Raises subprocess.CalledProcessError with the output of the step that failed.
     """
-    stage = build / "stage"
+    source, stage = build / "source", build / "stage"
     shutil.rmtree(build, ignore_errors=True)
+    copy_sources(source)
     environment = {**os.environ, "AMENT_PREFIX_PATH": sys.prefix, "CMAKE_PREFIX_PATH": sys.prefix}
     environment.pop("PYTHONPATH", None)  # the checkout on it would hide the installed rosidl packages' data
     configure = [
-        *("cmake", "-S", str(ROOT), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF"),
+        *("cmake", "-S", str(source), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF"),
         f"-DCMAKE_INSTALL_PREFIX={stage}",
         "-DCMAKE_INSTALL_RPATH=$ORIGIN;$ORIGIN/lib",
-        f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'tools' / 'wheel_targets.cmake'}",
+        f"-DCMAKE_PROJECT_INCLUDE={source / 'tools' / 'wheel_targets.cmake'}",
         f"-DPython3_EXECUTABLE={sys.executable}",
         f"-DPython3_INCLUDE_DIR={sysconfig.get_path('include')}",
     ]
@@ -106,6 +107,21 @@ def run_cmake(build: Path) -> Path:
             command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
     return stage
+
+
+def copy_sources(target: Path) -> None:
+    """Copy what CMakeLists.txt reads, links kept as links.
+
+    CMake refuses to export NumPy's include directory when it lies within the source tree, as it does with a .venv
+    in the checkout.
+    """
+    target.mkdir(parents=True)
+    for name in ("CMakeLists.txt", "package.xml"):
+        shutil.copy2(ROOT / name, target)
+    leave_out = shutil.ignore_patterns("__pycache__", "*.so", "lib")
+    for name in ("flowclas_ros", "training", "config", "launch", "msg", "srv", "scripts", "tools"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=leave_out)
 
 
 def install_into_package(stage: Path) -> None:
