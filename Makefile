@@ -57,7 +57,7 @@ $(VENV)/installed: setup.py pyproject.toml
 	@echo "Setting up $(VENV) (once; one to five minutes, most of it PyTorch) ..."
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 	@$(RUN) -m pip install --progress-bar off --editable $(REQUIREMENTS) | \
-	  sed -u -n -E 's/^ *(Downloading .*)/  \1/p; s/^(Installing collected packages):.*/  \1 .../p'
+	  sed -u -n -E 's/^ *(Downloading .*MB\))/  \1/p; s/^(Installing collected packages):.*/  \1 .../p'
 	@touch $@
 
 clean:
