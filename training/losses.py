@@ -123,12 +123,14 @@ def flowclas_loss(
     out_labels: Tensor | None,
     config: LossConfig,
 ) -> dict[str, Tensor]:
-    """alpha * NLL(inlier pixels of x_mix) + contrastive(g(z_mix), g(z_out)).
+    """The objective alpha * NLL(inlier pixels of x_mix) + contrastive(g(z_mix), g(z_out)).
 
     Args:
         model: gives latents, likelihoods and projections.
-        features: (B, C, h, w) of x_mix; labels: (B, h, w) on the same grid.
-        out_features: (B', C, h', w') of x_out with out_labels (B', h', w'), or None.
+        features: (B, C, h, w) of x_mix.
+        labels: (B, h, w) of x_mix, on the same grid.
+        out_features: (B', C, h', w') of x_out, or None.
+        out_labels: (B', h', w') of x_out, or None.
         config: weights and settings.
 
     Returns:

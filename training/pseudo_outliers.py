@@ -48,7 +48,7 @@ class PasteConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.min_objects <= self.max_objects or self.max_objects < 1:
             raise FlowclasError(
-                f"paste.min_objects {self.min_objects} and max_objects {self.max_objects} must be 0 <= min <= max, 1 <= max"
+                f"paste.min_objects {self.min_objects} and max_objects {self.max_objects} must be 0 <= min <= max >= 1"
             )
         if not 0 < self.min_size <= self.max_size <= 1:
             raise FlowclasError(

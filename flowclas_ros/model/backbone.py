@@ -81,6 +81,7 @@ class FrozenBackbone(nn.Module):
 
     def _set_up_convolutional(self) -> None:
         reductions = self.model.feature_info.reduction()
+        self.model.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
         self.stride = self.config.stride or max(reductions)
         self.pad_multiple = math.lcm(self.stride, *reductions)
         self.channels = sum(self.model.feature_info.channels())
@@ -118,6 +119,7 @@ class FrozenBackbone(nn.Module):
 
     def _convolutional_maps(self, x: Tensor) -> list[Tensor]:
         size = (x.shape[-2] // self.stride, x.shape[-1] // self.stride)
+        x = x.contiguous(memory_format=torch.channels_last)
         return [_resize_map(m, size) for m in self.model(x)]
 
     def content_sha256(self) -> str:
@@ -141,7 +143,7 @@ def _is_plain_transformer(name: str) -> bool:
     """Whether timm builds this name as a columnar transformer (ViT, DeiT, BEiT, EVA) rather than in stages."""
     try:
         entry = timm.model_entrypoint(name.split(".")[0])
-    except RuntimeError:
+    except (RuntimeError, KeyError):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise FlowclasError(f"timm has no model '{name}'; names like it: {', '.join(near) or 'none'}") from None
     return entry.__module__.rsplit(".", 1)[-1] in ("vision_transformer", "eva", "beit", "deit")

@@ -115,7 +115,10 @@ def load_checkpoint(
     elif backbone_weights is not None:
         config = replace(config, backbone=replace(config.backbone, weights=str(backbone_weights)))
     model = FlowCLAS(config)
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:  # a tensor of another shape
+        raise CheckpointError(f"'{path}' does not fit its own header: {str(error).splitlines()[-1].strip()}") from error
     missing = [name for name in missing if header["backbone_embedded"] or not name.startswith(_BACKBONE)]
     if missing or unexpected:
         raise CheckpointError(f"'{path}' does not fit its own header: missing {missing[:3]}, unknown {unexpected[:3]}")
@@ -124,15 +127,18 @@ def load_checkpoint(
             f"'{path}' was fitted on other weights of backbone '{config.backbone.name}' than those from "
             f"'{config.backbone.weights}'; give the ones it was fitted with as backbone weights"
         )
-    with open(path, "rb") as file:
-        header["sha256"] = (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else (
-                hashlib.sha256(file.read()).hexdigest()  # Python 3.10
-            )
-        )
+    header["sha256"] = _sha256(path)
+    # The configuration as it was saved: where the weights came from this time does not belong to the model.
+    model.config = _config_from(header["config"], path)
     return Checkpoint(model.to(device).eval(), header)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -156,6 +162,9 @@ def _check_version(header: dict[str, Any], path: Path) -> None:
         raise CheckpointError(
             f"'{path}' has checkpoint format {version}; this flowclas_ros reads up to {FORMAT_VERSION}: update it"
         )
+    for key in ("name", "config", "backbone_sha256", "backbone_embedded", "calibration", "provenance"):
+        if key not in header:
+            raise CheckpointError(f"'{path}' is damaged: its header lacks '{key}'; copy it again")
 
 
 def _config_from(data: dict[str, Any], path: Path) -> FlowCLASConfig:

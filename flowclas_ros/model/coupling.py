@@ -40,6 +40,7 @@ class ResidualSubnet(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
         x = self.enter(x)
         return self.last(x + self.body(x))
 
