@@ -23,7 +23,9 @@ BATCH_TOLERANCE = 1e-4  # nats per dimension; kernels differ by batch size
 
 def small_model(backbone: BackboneConfig = CONV, **kwargs) -> FlowCLAS:
     torch.manual_seed(0)
-    model = FlowCLAS(FlowCLASConfig(backbone, FlowConfig(steps=2, hidden_ratio=0.1), projection_dim=16, **kwargs))
+    model = FlowCLAS(
+        FlowCLASConfig(backbone, FlowConfig(2, hidden_ratio=0.1, whitening=False), projection_dim=16, **kwargs)
+    )
     features = model.features(torch.rand(8, 3, 160, 160))
     model.flow.initialise([(features, None)])
     for step in model.flow.steps:
