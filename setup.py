@@ -56,6 +56,7 @@ setup(
         "timm>=1.0.20",
         "numpy>=1.26",
         "opencv-python-headless>=4.9",
+        "pillow>=10.3",
         "safetensors>=0.5",
         "rich>=13.7",
     ],
@@ -67,9 +68,18 @@ setup(
             "pycocotools>=2.0.8",
             "tensorboard>=2.18",
             "matplotlib>=3.9",
+            "PyYAML>=6.0",
         ],
         "bags": ["rosbags>=0.10.9"],
         "ros": [wheel + ON_LINUX_X86_64 for wheel in ROS_WHEELS],
-        "dev": ["pytest>=8.3", "pytest-timeout>=2.3", "ruff>=0.9", "mypy>=1.14", "types-PyYAML", "setuptools>=70.1"],
+        "dev": [
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "scikit-learn>=1.5",  # the reference that our metrics are held against
+            "setuptools>=70.1",  # builds the wheel that the tests look into
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "types-PyYAML",
+        ],
     },
 )
