@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from flowclas_ros.errors import FlowclasError
 
-BINS = 65536
+# Range doubling, once downwards and once upwards, leaves at least a quarter of the bins, 65,536, to the scores.
+BINS = 4 * 65536
 _TPR = 0.95
 
 
@@ -43,9 +44,9 @@ class PixelResult:
 class PixelMetrics:
     """Collects score maps and masks image by image; `compute` gives the pooled figures.
 
-    streaming=False keeps every score as float32 (4 bytes a pixel) and is exact. streaming=True counts into 65,536
-    bins over the range seen so far, which doubles when a score falls outside; memory is constant, the difference
-    is below 1e-4 for scores without far outliers.
+    streaming=False keeps every score as float32 (4 bytes a pixel) and is exact. streaming=True counts into at least
+    65,536 bins over the range seen so far, which doubles when a score falls outside; memory is constant, the
+    difference is below 1e-4 for scores without far outliers.
     """
 
     def __init__(self, *, streaming: bool = False) -> None:
@@ -128,7 +129,7 @@ def _figures(
 
 
 class _Histogram:
-    """Counts of normal and anomaly scores in 65,536 equal bins over a range that grows by doubling."""
+    """Counts of normal and anomaly scores in equal bins over a range that grows by doubling."""
 
     def __init__(self) -> None:
         self.counts = np.zeros((2, BINS), dtype=np.int64)
@@ -141,8 +142,10 @@ class _Histogram:
             return
         low, high = min(ends), max(ends)
         if self._width == 0.0:
-            # The smallest width keeps bins apart in float64 however large the scores are.
-            self._low, self._width = low, max((high - low) / BINS, math.ulp(max(abs(low), abs(high), 1e-300)) * 4)
+            # Twice the first image's range, as doubling later costs more. The smallest width keeps bins apart in
+            # float64 however large the scores are.
+            self._width = max(2.0 * (high - low) / BINS, math.ulp(max(abs(low), abs(high), 1e-300)) * 4)
+            self._low = (low + high) / 2.0 - self._width * BINS / 2.0
         while low < self._low or high > self._low + BINS * self._width:
             self._double(downwards=low < self._low)
         for counts, values in zip(self.counts, (normal, anomaly), strict=True):
