@@ -118,7 +118,9 @@ def test_everything_may_run_on_a_worker_thread(checkpoint):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join(timeout=60)
-    np.testing.assert_array_equal(masks[0], Detector(checkpoint, false_alarm_rate=0.2, device="cpu").detect(frames(1)[0]).mask)
+    np.testing.assert_array_equal(
+        masks[0], Detector(checkpoint, false_alarm_rate=0.2, device="cpu").detect(frames(1)[0]).mask
+    )
 
 
 def test_bf16_keeps_a_float32_score_close_to_fp32(checkpoint):

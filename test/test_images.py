@@ -93,7 +93,12 @@ def photo(path: Path) -> bytes:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "bmp"])
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\0" * 100 + data[100:], lambda data: b"hello"],
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"\0" * 100 + data[100:],
+        lambda data: b"hello",
+    ],
     ids=["truncated", "empty", "corrupt", "text"],
 )
 def test_a_damaged_file_is_one_line_with_its_name_and_the_way_out(tmp_path, suffix, damage):
@@ -160,7 +165,11 @@ def test_a_folder_lists_its_images_in_order_without_hidden_and_other_files(tmp_p
     for name in ("b.JPG", "a.png", "sub/c.webp", ".hidden.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [str(path.relative_to(tmp_path)) for path in images.list_images(tmp_path)] == ["a.png", "b.JPG", "sub/c.webp"]
+    assert [str(path.relative_to(tmp_path)) for path in images.list_images(tmp_path)] == [
+        "a.png",
+        "b.JPG",
+        "sub/c.webp",
+    ]
 
 
 def test_a_folder_without_images_or_that_is_not_there_is_an_error(tmp_path):
@@ -202,7 +211,11 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path,
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here to stand for a full disk")
 def test_a_full_disk_is_one_line_naming_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(images.os, "fdopen", lambda handle, mode: (os.close(handle), open("/dev/full", mode))[1])
+    def on_a_full_disk(path: Path, mode: str) -> object:
+        path.touch()
+        return open("/dev/full", mode)
+
+    monkeypatch.setattr(images, "open", on_a_full_disk, raising=False)
     with pytest.raises(FlowclasError, match=r"cannot write .*a\.json: No space left on device"):
         images.write_json(tmp_path / "a.json", {})
     assert os.listdir(tmp_path) == []

@@ -92,7 +92,9 @@ def test_figures_pool_pixels_and_are_not_a_mean_over_images():
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(("label", "words"), [(0, r"labelled 1 \(anomaly\)"), (1, r"labelled 0 \(normal\)"), (255, "labelled 1")])
+@pytest.mark.parametrize(
+    ("label", "words"), [(0, r"labelled 1 \(anomaly\)"), (1, r"labelled 0 \(normal\)"), (255, "labelled 1")]
+)
 def test_masks_of_one_class_only_are_an_error_that_names_the_missing_label(streaming, label, words):
     metrics = PixelMetrics(streaming=streaming)
     metrics.update(np.zeros((3, 3), np.float32), np.full((3, 3), label, np.uint8))

@@ -148,10 +148,10 @@ class Calibration:
             thresholds = np.asarray(table["thresholds"], dtype=np.float32).astype(np.float64)
             calibration = cls(rates, thresholds, int(table["scenes"]), int(table["pixels"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise FlowclasError(f"calibration table is unreadable ({error!r}): calibrate the checkpoint again") from error
+            raise FlowclasError(f"calibration table is unreadable ({error!r}): calibrate again") from error
         shapes_fit = rates.ndim == 1 and rates.shape == thresholds.shape and rates.size > 0 and calibration.scenes > 0
         if not (shapes_fit and rates[-1] == 0 and (np.diff(rates) <= 0).all() and (np.diff(thresholds) >= 0).all()):
-            raise FlowclasError("calibration table is not a falling curve that ends at 0: calibrate the checkpoint again")
+            raise FlowclasError("calibration table is no falling curve that ends at 0: calibrate again")
         return calibration
 
 

@@ -98,7 +98,9 @@ class Detector:
     def set_false_alarm_rate(self, rate: float) -> None:
         """Change the threshold to that of another rate. Raises FlowclasError where the checkpoint cannot tell it."""
         if self.calibration is None:
-            raise FlowclasError(f"false_alarm_rate {rate:g} needs a calibrated checkpoint: calibrate it, or set threshold")
+            raise FlowclasError(
+                f"false_alarm_rate {rate:g} needs a calibrated checkpoint: calibrate it, or set a threshold"
+            )
         self.threshold = self.calibration.threshold(rate)
         self.false_alarm_rate = rate
         self.guaranteed = self.calibration.guaranteed(rate)

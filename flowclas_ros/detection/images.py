@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,9 @@ def read_mask(path: str | Path, *, size_of: RGB | None = None, image_name: str =
     path = Path(path)
     loaded = _load(path)
     if loaded.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-        raise FlowclasError(f"mask {path} has mode {loaded.mode}: save it as one channel of 0 (normal), 1, 255 (ignore)")
+        raise FlowclasError(
+            f"mask {path} has mode {loaded.mode}: save it as one channel of 0 (normal), 1, 255 (ignore)"
+        )
     labels = np.asarray(loaded)
     known = (labels == 0) | (labels == 1) | (labels == 255)
     if not known.all():
@@ -82,7 +84,9 @@ def list_images(folder: str | Path) -> list[Path]:
         and path.is_file()
     )
     if not found:
-        raise FlowclasError(f"image folder {folder} holds no image: it needs files ending in {', '.join(sorted(SUFFIXES))}")
+        raise FlowclasError(
+            f"image folder {folder} holds no image: it needs files ending in {', '.join(sorted(SUFFIXES))}"
+        )
     return found
 
 
@@ -115,20 +119,19 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     system's reason, such as a full disk.
     """
     path = Path(path)
-    temporary = None
+    # Named before it exists, so that Ctrl-C at no moment leaves it behind.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep the file from everyone else
         os.replace(temporary, path)
-        temporary = None
     except OSError as error:
-        raise FlowclasError(f"cannot write {path}: {error.strerror or error}; free the disk or choose another place") from error
+        reason = error.strerror or error
+        raise FlowclasError(f"cannot write {path}: {reason}; free the disk or choose another place") from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none after the rename, nor where the folder cannot be made
+            temporary.unlink()
 
 
 def _encode(suffix: str, image: npt.NDArray[Any], options: list[int]) -> bytes:

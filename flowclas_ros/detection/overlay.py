@@ -119,7 +119,9 @@ def _write(picture: RGB, text: str, origin: tuple[int, int], scale: float, colou
 def _to_width(image: RGB, width: int) -> RGB:
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     shrinks = image.shape[1] > width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(
+        np.uint8
+    )
 
 
 def _shorten(text: str, width: int) -> str:
