@@ -25,7 +25,7 @@ from flowclas_ros.progress import progress_bar
 from flowclas_ros.training.metrics import PixelMetrics
 
 _SHEET_FRAMES = 4  # best and as many worst
-_TILE_WIDTH = 360
+_TILE_WIDTH = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,17 +153,26 @@ class _Sheet:
         worst = [frame for frame in worst if frame[0]["name"] not in shown]
         scores = [score for *_, score in best + worst]
         span = (min(map(np.min, scores)), max(map(np.max, scores))) if scores else (0.0, 1.0)
+        kinds = [("best", best), ("worst", worst)]
         rows = [
-            [
-                (f"{kind}: {row['name']}", image),
-                ("white anomaly, grey ignored", truth),
-                (f"heat, AUPRC {row['auprc']:.3f}", heat_image(self._heat(score, span))),
-            ]
-            for kind, frames in (("best", best), ("worst", worst))
-            for row, image, truth, score in frames
+            [tile for kind, frames in kinds for tile in self._tiles(kind, frames, place, span)]
+            for place in range(max(len(best), len(worst)))
         ]
         figures = f"AUPRC {result['auprc']:.4f}   FPR95 {result['fpr95']:.4f}   AUROC {result['auroc']:.4f}"
         return contact_sheet(rows, tile_width=_TILE_WIDTH, title=f"{figures}   {result['images']} images")
+
+    def _tiles(
+        self, kind: str, frames: list[Any], place: int, span: tuple[float, float]
+    ) -> list[tuple[str, npt.NDArray[np.uint8]]]:
+        """Image, truth and heat of the frame at that place; nothing past the last."""
+        if place >= len(frames):
+            return []
+        row, image, truth, score = frames[place]
+        return [
+            (f"{kind}: {row['name']}", image),
+            ("white anomaly, grey ignored", truth),
+            (f"heat, AUPRC {row['auprc']:.3f}", heat_image(self._heat(score, span))),
+        ]
 
     def _heat(self, score: npt.NDArray[np.float32], span: tuple[float, float]) -> npt.NDArray[np.float32]:
         """Calibrated heat; of a checkpoint without a table, the score between the sheet's extremes."""

@@ -38,6 +38,7 @@ class PixelResult:
     ignored_pixels: int
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
         return asdict(self)
 
 

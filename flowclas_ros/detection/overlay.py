@@ -25,11 +25,19 @@ class Picture(Protocol):
     """What `overlay` needs of a Detection."""
 
     @property
-    def heat(self) -> npt.NDArray[np.float32]: ...
+    def heat(self) -> npt.NDArray[np.float32]:
+        """(H,W) in 0..1."""
+        ...
+
     @property
-    def mask(self) -> npt.NDArray[np.bool_]: ...
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """(H,W)."""
+        ...
+
     @property
-    def regions(self) -> list[Region]: ...
+    def regions(self) -> list[Region]:
+        """The hazards to outline."""
+        ...
 
 
 def heat_image(heat: npt.NDArray[np.float32]) -> RGB:

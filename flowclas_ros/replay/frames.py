@@ -106,10 +106,10 @@ def _video_frames(path: Path) -> Iterator[Frame]:
     try:
         index = 0
         while True:
-            stamp_ms = video.get(cv2.CAP_PROP_POS_MSEC)  # before the read: that of the frame to come
             there, frame = video.read()
             if not there:
                 break
+            stamp_ms = video.get(cv2.CAP_PROP_POS_MSEC)  # after the read: that of the frame just read
             image = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
             yield Frame(int(stamp_ms * 1e6), f"{path.stem}_{index:06d}", image)
             index += 1
