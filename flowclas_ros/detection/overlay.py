@@ -51,9 +51,9 @@ def overlay(image: RGB, detection: Picture) -> RGB:
 
     Cool pixels stay as the camera saw them; opacity follows heat, so that the eye is led, not blinded.
     """
-    opacity = np.clip((detection.heat - 0.25) * 1.2, 0.0, 0.75)[..., None]
-    blended = image + (heat_image(detection.heat).astype(np.float32) - image) * opacity
-    picture = np.ascontiguousarray((blended + 0.5).astype(np.uint8))
+    opacity = np.clip((detection.heat - 0.25) * 1.2, 0.0, 0.75)
+    blended = cv2.blendLinear(np.ascontiguousarray(image), heat_image(detection.heat), 1.0 - opacity, opacity)
+    picture = np.asarray(blended, dtype=np.uint8)
     thickness = max(1, round(min(image.shape[:2]) / 300))
     _outline(picture, detection.mask, detection.regions, thickness)
     for region in reversed(detection.regions):  # the highest peak is drawn last, on top
