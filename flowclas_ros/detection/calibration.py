@@ -1,0 +1,177 @@
+"""From raw scores to a threshold with a promised false-alarm rate, and to heat: the scores of held-out normal scenes.
+
+The false-alarm share of scene s at threshold t is F_s(t), the share of its pixels that score above t. Pixels of one
+scene are far from independent, so the scene is the unit: only the mean curve F(t) = mean_s F_s(t) and the number of
+scenes n are needed for the bound, and only they are kept.
+
+Conformal risk control with a loss bounded by 1 (Angelopoulos et al., arXiv 2208.02814, theorem 1): the smallest t with
+(n F(t) + 1) / (n + 1) <= rate has an expected false-alarm share of at most `rate` on a new, exchangeable scene. Below
+rate = 1 / (n + 1) no t can fulfil that; the empirical quantile is used then, and `guaranteed` says so.
+
+Both compactions (a scene's scores -> its knots, all scenes -> the table) only ever overstate F, so every threshold
+from the table is at or above the exact one, and the bound survives them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowclas_ros.errors import FlowclasError
+
+HEAT_DECADES = 6.0
+"""Heat 1 is a score that one normal pixel in 10**6 exceeds; heat 1/6 is one in ten, 1/3 one in a hundred."""
+
+_SCENE_KNOTS = 4096  # log-spaced shares kept of one scene: 0.4 % apart over seven decades
+_TABLE_KNOTS = 1024  # log-spaced shares kept of the mean curve: 1.6 % apart, some 30 kB of JSON
+_HEAT_BINS = 65536
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The mean false-alarm curve of held-out normal scenes.
+
+    rates: (k,) float64, strictly falling, an upper bound on F at the threshold of the same index; the last is 0.
+    thresholds: (k,) float64, rising, nats per dimension.
+    scenes, pixels: how many scenes and pixels the curve rests on.
+    """
+
+    rates: FloatArray
+    thresholds: FloatArray
+    scenes: int
+    pixels: int
+
+    @classmethod
+    def fit(cls, scene_scores: Iterable[npt.NDArray[Any]]) -> Calibration:
+        """Build the table from one array of scores (any shape, nats per dimension) per held-out normal scene.
+
+        Scenes are read once and compacted one by one, so a generator keeps the memory at one scene.
+        Raises FlowclasError when there is no scene, or one is empty or holds a non-finite score.
+        """
+        levels, drops, pixels = [], [], 0
+        for index, scores in enumerate(scene_scores):
+            values = np.sort(np.asarray(scores, dtype=np.float32), axis=None)
+            if values.size == 0:
+                raise FlowclasError(f"calibration scene {index} holds no pixel: leave it out, or check its mask")
+            if not np.isfinite(values[[0, -1]]).all():  # NaN sorts last, so both ends tell
+                raise FlowclasError(
+                    f"calibration scene {index} holds a non-finite score: fit with a lower learning rate or in fp32"
+                )
+            level, share = _scene_curve(values)
+            levels.append(level)
+            drops.append(-np.diff(share, prepend=1.0))
+            pixels += values.size
+        if not levels:
+            raise FlowclasError("calibration got 0 scenes: give at least one held-out normal image")
+        scenes = len(levels)
+        level, drop = np.concatenate(levels), np.concatenate(drops)
+        order = np.argsort(level, kind="stable")
+        level = level[order]
+        share = np.clip(1.0 - np.cumsum(drop[order]) / scenes, 0.0, 1.0)
+        last_of_ties = np.append(level[1:] != level[:-1], True)
+        level, share = level[last_of_ties], share[last_of_ties]
+        # Rounding may leave 1e-16 where every scene's share is 0; it must not understate anything before that.
+        share = np.where(level >= level[-1], 0.0, np.minimum(share + 1e-12, 1.0))
+        rates, thresholds = _thin(share, level, _TABLE_KNOTS)
+        return cls(rates=rates, thresholds=thresholds, scenes=scenes, pixels=pixels)
+
+    def guaranteed(self, false_alarm_rate: float) -> bool:
+        """Whether there are scenes enough for the conformal bound at this rate: rate >= 1 / (scenes + 1)."""
+        return false_alarm_rate * (self.scenes + 1) >= 1.0 - 1e-9
+
+    def threshold(self, false_alarm_rate: float) -> float:
+        """The score above which a pixel is called an anomaly, nats per dimension, for a rate in (0, 1).
+
+        Where `guaranteed` holds: expected share of false alarms on a new normal scene <= rate. Elsewhere: share seen
+        on the calibration scenes <= rate, without a promise. Raises FlowclasError for a rate outside (0, 1).
+        """
+        if not 0.0 < false_alarm_rate < 1.0:
+            raise FlowclasError(
+                f"false_alarm_rate {false_alarm_rate:g} is not a share between 0 and 1: "
+                "0.001 asks for one false pixel in 1000 on normal scenes"
+            )
+        allowed = false_alarm_rate
+        if self.guaranteed(false_alarm_rate):
+            allowed = max((false_alarm_rate * (self.scenes + 1) - 1.0) / self.scenes, 0.0)
+        # First knot whose (falling) rate is within what is allowed; the last, rate 0, always is.
+        return float(self.thresholds[int(np.argmax(self.rates <= allowed))])
+
+    def heat(self, score: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Place of each score in the normal scenes' distribution, 0..1, same shape, float32.
+
+        heat = -log10(share of normal pixels that score higher) / 6: every sixth is a further factor of ten rarer, so
+        the tail, where anomalies live, takes most of the range. Anything above the highest normal score is 1.
+        """
+        lowest, per_nat, table = self._heat_table
+        index = (score.astype(np.float32, copy=False) - np.float32(lowest)) * np.float32(per_nat)
+        # uint16 keeps the look-up at a few ms for a 1080p frame, where interpolation takes 150.
+        taken: npt.NDArray[np.float32] = table[np.clip(index, 0, _HEAT_BINS - 1).astype(np.uint16)]
+        return taken
+
+    @cached_property
+    def _heat_table(self) -> tuple[float, float, npt.NDArray[np.float32]]:
+        """Heat on a uniform grid of scores: (lowest score, bins per nat, (65536,) float32)."""
+        lowest, highest = float(self.thresholds[0]), float(self.thresholds[-1])
+        per_nat = (_HEAT_BINS - 1) / max(highest - lowest, 1e-6)
+        grid = lowest + np.arange(_HEAT_BINS) / per_nat
+        with np.errstate(divide="ignore"):
+            knots = np.minimum(-np.log10(self.rates) / HEAT_DECADES, 1.0)
+        table = np.interp(grid, self.thresholds, knots).astype(np.float32)
+        table[-1] = 1.0  # above everything seen
+        return lowest, per_nat, table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values for the checkpoint's header, some 30 kB."""
+        # Rates are rounded up and thresholds are float32 scores already: rounding must not break the bound.
+        rates = [min(math.ceil(rate * 1e10) / 1e10, 1.0) for rate in self.rates.tolist()]
+        return {
+            "kind": "mean_scene_exceedance",
+            "scenes": self.scenes,
+            "pixels": self.pixels,
+            "rates": rates,
+            "thresholds": [float(np.format_float_positional(np.float32(t), unique=True)) for t in self.thresholds],
+        }
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> Calibration:
+        """Read a table back. Raises FlowclasError when it is not one that `to_dict` wrote."""
+        try:
+            rates = np.asarray(table["rates"], dtype=np.float64)
+            thresholds = np.asarray(table["thresholds"], dtype=np.float32).astype(np.float64)
+            calibration = cls(rates, thresholds, int(table["scenes"]), int(table["pixels"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FlowclasError(f"calibration table is unreadable ({error!r}): calibrate again") from error
+        shapes_fit = rates.ndim == 1 and rates.shape == thresholds.shape and rates.size > 0 and calibration.scenes > 0
+        if not (shapes_fit and rates[-1] == 0 and (np.diff(rates) <= 0).all() and (np.diff(thresholds) >= 0).all()):
+            raise FlowclasError("calibration table is no falling curve that ends at 0: calibrate again")
+        return calibration
+
+
+def _scene_curve(values: npt.NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
+    """Knots (score, share of pixels above it) of one scene from its sorted scores; score rising, last share 0."""
+    count = values.size
+    wanted = np.geomspace(1.0, 1.0 / count, _SCENE_KNOTS)
+    above = np.append(np.unique(np.floor(wanted * count).astype(np.int64))[::-1], 0)
+    above = above[above < count]
+    level = np.unique(values[count - 1 - above])
+    share = (count - np.searchsorted(values, level, side="right")) / count  # exact, ties included
+    return level.astype(np.float64), share
+
+
+def _thin(share: FloatArray, level: FloatArray, knots: int) -> tuple[FloatArray, FloatArray]:
+    """At most `knots` points of a falling step curve, log-spaced in share; dropping points can only overstate it."""
+    positive = share[share > 0]
+    if positive.size == 0:
+        return np.zeros(1), level[-1:]
+    wanted = np.geomspace(positive[0], positive[-1], knots - 1)
+    first_within = np.searchsorted(-share, -wanted, side="left")
+    index = np.unique(np.append(np.minimum(first_within, share.size - 1), share.size - 1))
+    return share[index], level[index]

@@ -1,0 +1,281 @@
+"""`flowclas` as its users meet it: results, exit codes, one line per failure, nothing half-written."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score
+
+from flowclas_ros import cli
+from flowclas_ros.detection.calibration import Calibration
+from flowclas_ros.detection.images import read_image
+from flowclas_ros.detection.scorer import Scorer
+from flowclas_ros.model.backbone import BackboneConfig
+from flowclas_ros.model.checkpoint import save_checkpoint
+from flowclas_ros.model.flow import FlowConfig
+from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+
+H, W = 48, 64
+RNG = np.random.default_rng(3)
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    backbone = BackboneConfig(name="mobilenetv2_100", weights="random", layers=(2,), stride=8)
+    model = FlowCLAS(FlowCLASConfig(backbone, FlowConfig(steps=1, whitening=False), projection_dim=0))
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(path, model, calibration=None, provenance={}, embed_backbone=True)
+    scorer = Scorer(path, device="cpu")
+    frames = [RNG.integers(0, 256, (H, W, 3), dtype=np.uint8) for _ in range(5)]
+    table = Calibration.fit(scorer.score_batch([frame])[0] for frame in frames).to_dict()
+    save_checkpoint(path, model, calibration=table, provenance={}, embed_backbone=True)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """images/ and masks/ with four frames, one of them of another size."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for index, (height, width) in enumerate([(H, W)] * 3 + [(40, 56)]):
+        Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(
+            tmp_path / "images" / f"f{index}.png"
+        )
+        mask = RNG.choice(np.uint8([0, 1, 255]), (height, width), p=[0.8, 0.1, 0.1])
+        Image.fromarray(mask).save(tmp_path / "masks" / f"f{index}.png")
+    return tmp_path
+
+
+def run(capsys, *argv: object) -> tuple[int, str, str]:
+    code = cli.main([str(word) for word in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def evaluate(data: Path, checkpoint: Path, *more: object) -> list[object]:
+    folders = ["--images", data / "images", "--masks", data / "masks"]
+    return ["evaluate", "--checkpoint", checkpoint, *folders, "--json", data / "f.json", "--device", "cpu", *more]
+
+
+def predict(source: Path, checkpoint: Path, output: Path, *more: object) -> list[object]:
+    return ["predict", "--checkpoint", checkpoint, "--input", source, "--output", output, "--device", "cpu", *more]
+
+
+def error_line(err: str) -> str:
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_help_and_version_import_neither_torch_nor_opencv():
+    code = (
+        "import sys; from flowclas_ros import cli\n"
+        "for argv in (['--help'], ['--version']):\n"
+        "    try: cli.main(argv)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'cv2', 'numpy', 'lightning', 'rclpy'} & set(sys.modules), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_the_detection_room_imports_no_ros_and_no_training_framework():
+    code = (
+        "import sys, flowclas_ros.detection.detector, flowclas_ros.detection.images, flowclas_ros.detection.overlay\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "assert not {'rclpy', 'sensor_msgs', 'lightning', 'pytorch_lightning', 'rosbags'} & loaded\n"
+        "assert not any(name.startswith(('flowclas_ros.node', 'flowclas_ros.training')) for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_evaluate_writes_pooled_figures_counts_provenance_rows_and_a_sheet(capsys, data, checkpoint, streaming):
+    code, out, _ = run(capsys, *evaluate(data, checkpoint, *(["--streaming"] if streaming else [])))
+    assert code == 0
+    written = json.loads((data / "f.json").read_text())
+    scorer = Scorer(checkpoint, device="cpu")
+    masks = [np.asarray(Image.open(path)) for path in sorted((data / "masks").iterdir())]
+    scores = [scorer.score_batch([read_image(path)])[0][0] for path in sorted((data / "images").iterdir())]
+    label = np.concatenate([mask[mask != 255] for mask in masks])
+    score = np.concatenate([score[mask != 255] for score, mask in zip(scores, masks, strict=True)])
+    assert written["auprc"] == pytest.approx(average_precision_score(label, score), abs=1e-3 if streaming else 1e-6)
+    assert 0 < written["fpr95"] <= 1
+    assert 0 < written["auroc"] < 1
+    assert written["images"] == 4
+    assert written["pixels"] == label.size
+    assert written["anomaly_pixels"] == label.sum()
+    assert [row["name"] for row in written["per_image"]] == ["f0", "f1", "f2", "f3"]
+    assert len(written["provenance"]["checkpoint_sha256"]) == 64
+    assert {"torch", "flowclas_ros"} <= set(written["provenance"]["versions"])
+    assert f"{written['auprc']:.4f}" in out
+    assert read_image(data / "f_sheet.png").shape[1] > 900
+    assert [name for name in files_below(data) if "/" not in name] == ["f.json", "f_sheet.png"]
+
+
+def test_evaluate_names_a_mask_of_another_size_with_both_sizes(capsys, data, checkpoint):
+    Image.fromarray(np.zeros((10, 20), np.uint8)).save(data / "masks" / "f2.png")
+    code, _, err = run(capsys, *evaluate(data, checkpoint))
+    assert code == 2
+    line = error_line(err)
+    assert "f2.png is 20x10" in line
+    assert f"{W}x{H}" in line
+    assert not (data / "f.json").exists()
+
+
+def test_evaluate_names_an_image_without_a_mask(capsys, data, checkpoint):
+    (data / "masks" / "f1.png").unlink()
+    code, _, err = run(capsys, *evaluate(data, checkpoint))
+    assert code == 2
+    assert "f1.png has no mask" in error_line(err)
+
+
+def test_evaluate_of_masks_without_an_anomaly_is_an_error(capsys, data, checkpoint):
+    for path in (data / "masks").iterdir():
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+    code, _, err = run(capsys, *evaluate(data, checkpoint))
+    assert code == 2
+    assert "labelled 1 (anomaly)" in error_line(err)
+    assert not (data / "f.json").exists()
+
+
+def test_predict_writes_the_four_files_of_each_frame_and_the_score_is_the_models(capsys, data, checkpoint):
+    code, out, _ = run(capsys, *predict(data / "images", checkpoint, data / "out", "--false-alarm-rate", 0.2))
+    assert code == 0
+    kinds = ("heat.png", "mask.png", "overlay.png", "score.tiff")
+    assert files_below(data / "out") == [f"f{index}_{kind}" for index in range(4) for kind in kinds]
+    expected = Scorer(checkpoint, device="cpu").score_batch([read_image(data / "images" / "f3.png")])[0][0]
+    score = np.asarray(Image.open(data / "out" / "f3_score.tiff"))
+    assert score.dtype == np.float32
+    np.testing.assert_array_equal(score, expected)
+    threshold = Calibration.from_dict(Scorer(checkpoint, device="cpu").header["calibration"]).threshold(0.2)
+    mask = np.asarray(Image.open(data / "out" / "f3_mask.png"))
+    np.testing.assert_array_equal(mask, np.where(score > np.float32(threshold), 255, 0))
+    assert Image.open(data / "out" / "f3_overlay.png").size == (56, 40)
+    assert "4 frame(s)" in out
+
+
+def test_predict_names_and_counts_broken_images_and_still_does_the_rest(capsys, data, checkpoint):
+    (data / "images" / "f1.png").write_bytes((data / "images" / "f1.png").read_bytes()[:200])
+    (data / "images" / "f9.jpg").touch()
+    code, out, err = run(capsys, *predict(data / "images", checkpoint, data / "out"))
+    assert code == 2
+    assert "f1.png is corrupt or truncated" in err
+    assert "f9.jpg is empty" in err
+    assert "2 frame(s)" in error_line(err)
+    assert "3 frame(s)" in out
+    assert len(files_below(data / "out")) == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("gone", "gone does not exist"), ("empty", "holds no image"), ("images/f0.txt", "f0.txt is no image")],
+)
+def test_predict_of_an_unusable_input_is_one_line(capsys, data, checkpoint, source, words):
+    (data / "empty").mkdir()
+    (data / "images" / "f0.txt").touch()
+    code, _, err = run(capsys, *predict(data / source, checkpoint, data / "out"))
+    assert code == 2
+    assert words in error_line(err)
+
+
+def test_a_truncated_checkpoint_is_one_line_naming_it(capsys, data, checkpoint):
+    broken = data / "broken.safetensors"
+    broken.write_bytes(checkpoint.read_bytes()[:1000])
+    code, _, err = run(capsys, *predict(data / "images", broken, data / "out"))
+    assert code == 2
+    assert "broken.safetensors" in error_line(err)
+
+
+def test_a_full_disk_ends_in_one_line_without_half_a_file(data, checkpoint):
+    def small_disk() -> None:  # no file may grow beyond 4 kB: the score of 48x64 pixels is 12 kB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = flowclas(predict(data / "images" / "f0.png", checkpoint, data / "out"), preexec_fn=small_disk)
+    _, err = done.communicate(timeout=120)
+    assert done.returncode == 2
+    assert "cannot write" in error_line(err)
+    assert "f0_score.tiff" in error_line(err)
+    assert files_below(data / "out") == []
+
+
+def test_ctrl_c_ends_in_one_line_with_130_and_only_whole_files(data, checkpoint):
+    for index in range(300):
+        (data / "images" / f"g{index:03d}.png").write_bytes((data / "images" / "f0.png").read_bytes())
+    running = flowclas(predict(data / "images", checkpoint, data / "out"))
+    deadline = time.monotonic() + 60
+    while not (data / "out" / "f0_overlay.png").exists():
+        assert time.monotonic() < deadline, "predict wrote nothing"
+        assert running.poll() is None, "predict ended before it was interrupted"
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in err
+    assert err.rstrip().splitlines()[-1] == "interrupted"
+    written = files_below(data / "out")
+    assert not [name for name in written if name.endswith(".tmp")]
+    for name in written:
+        Image.open(data / "out" / name).load()
+
+
+def flowclas(argv: list[object], **settings) -> subprocess.Popen:
+    # A child of a background job inherits SIGINT ignored; Python then installs no handler for Ctrl-C.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from flowclas_ros.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *map(str, argv)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=env, **pipes, **settings)
+
+
+@pytest.mark.parametrize(("command", "module"), [("fit", "training.fit"), ("demo", "node.demo")])
+def test_fit_and_demo_get_the_rest_of_the_line_untouched_and_their_status_is_returned(monkeypatch, command, module):
+    seen: list[list[str]] = []
+
+    class Fake:
+        @staticmethod
+        def main(argv: list[str]) -> int:
+            seen.append(argv)
+            return 3
+
+    monkeypatch.setitem(sys.modules, f"flowclas_ros.{module}", Fake)
+    assert cli.main([command, "--config", "a.yaml", "--help", "--x=1"]) == 3
+    assert seen == [["--config", "a.yaml", "--help", "--x=1"]]
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "words"),
+    [
+        (OSError(28, "No space left on device", "a/b.ckpt"), 2, "error: a/b.ckpt: No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ModuleNotFoundError("No module named 'lightning'", name="lightning"), 2, "lightning"),
+        (MemoryError(), 2, "error: out of memory"),
+    ],
+)
+def test_failures_of_a_command_are_one_line(monkeypatch, capsys, failure, code, words):
+    class Fake:
+        @staticmethod
+        def main(argv: list[str]) -> int:
+            raise failure
+
+    monkeypatch.setitem(sys.modules, "flowclas_ros.training.fit", Fake)
+    assert cli.main(["fit"]) == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,127 @@
+"""Calibration: the promised false-alarm bound, the table's size, and heat."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flowclas_ros.detection.calibration import Calibration
+from flowclas_ros.errors import FlowclasError
+
+
+def scenes_of(count: int, seed: int = 0, pixels: int = 4000) -> list[np.ndarray]:
+    """Scenes that differ from one another more than their pixels do, as real ones."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(rng.normal(0, 0.7), rng.uniform(0.5, 1.5), pixels).astype(np.float32) for _ in range(count)]
+
+
+def mean_share(scenes: list[np.ndarray], threshold: float) -> float:
+    return float(np.mean([(scene > np.float32(threshold)).mean() for scene in scenes]))
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.1, 0.05, 0.02])
+def test_the_threshold_meets_the_conformal_inequality_and_is_hardly_above_the_smallest_that_does(rate):
+    scenes = scenes_of(60)
+    calibration = Calibration.fit(scenes)
+    threshold = calibration.threshold(rate)
+
+    def bound(t: float) -> float:
+        return (60 * mean_share(scenes, t) + 1) / 61
+
+    assert calibration.guaranteed(rate)
+    assert bound(threshold) <= rate + 1e-9
+    pooled = np.sort(np.concatenate(scenes))  # scenes of one size: pooling them is averaging them
+    shares = 1 - np.arange(1, pooled.size + 1) / pooled.size
+    exact = pooled[(60 * shares + 1) / 61 <= rate + 1e-12][0]
+    assert exact <= threshold <= exact + 0.05
+
+
+def test_the_bound_holds_on_new_scenes_on_average():
+    shares = []
+    for seed in range(150):
+        scenes = scenes_of(21, seed=seed, pixels=400)
+        shares.append(mean_share(scenes[20:], Calibration.fit(scenes[:20]).threshold(0.1)))
+    assert np.mean(shares) <= 0.1 + 2 * np.std(shares) / np.sqrt(len(shares))
+
+
+def test_a_rate_too_small_for_the_scenes_is_empirical_and_says_so():
+    scenes = scenes_of(20)
+    calibration = Calibration.fit(scenes)
+    assert calibration.guaranteed(1 / 21)
+    assert not calibration.guaranteed(1 / 22)
+    threshold = calibration.threshold(1e-3)
+    assert 0.9e-3 < mean_share(scenes, threshold) <= 1e-3
+
+
+def test_a_rate_at_the_edge_of_the_guarantee_gets_the_highest_score_seen():
+    scenes = scenes_of(20)
+    assert Calibration.fit(scenes).threshold(1 / 21) == max(scene.max() for scene in scenes)
+
+
+def test_one_loud_scene_counts_as_one_scene_however_many_pixels_it_has():
+    quiet = [np.linspace(0, 1, 100, dtype=np.float32) for _ in range(9)]
+    loud = np.full(1_000_000, 9.0, dtype=np.float32)
+    calibration = Calibration.fit([*quiet, loud])
+    assert calibration.threshold(0.19) < 9.0 or mean_share([*quiet, loud], calibration.threshold(0.19)) == 0
+    # (10 * 0.1 + 1) / 11 = 0.18: the loud scene alone is a tenth of the scenes, not nearly all the pixels
+    assert calibration.threshold(0.19) <= 1.0
+
+
+def test_the_stored_table_is_small_and_gives_the_same_thresholds_after_a_round_trip():
+    scenes = scenes_of(300, pixels=20000)
+    calibration = Calibration.fit(scenes)
+    text = json.dumps(calibration.to_dict())
+    assert len(text) < 60_000
+    again = Calibration.from_dict(json.loads(text))
+    for rate in (0.5, 0.1, 1e-2, 1e-3, 1e-5):
+        assert again.threshold(rate) >= calibration.threshold(rate)
+        assert again.threshold(rate) == pytest.approx(calibration.threshold(rate), abs=0.02)
+    assert mean_share(scenes, again.threshold(1e-3)) <= 1e-3
+    score = scenes[0].reshape(100, 200)
+    np.testing.assert_allclose(again.heat(score), calibration.heat(score), atol=1e-4)
+
+
+def test_fit_reads_a_stream_of_scenes_once():
+    assert Calibration.fit(scene for scene in scenes_of(5)).scenes == 5
+
+
+def test_ties_and_constant_scenes_keep_the_bound():
+    scenes = [np.repeat(np.float32([0, 1, 2, 3]), 50) for _ in range(30)]
+    calibration = Calibration.fit(scenes)
+    assert calibration.threshold(0.3) == 2.0  # share above 2 is 1/4; (30/4 + 1) / 31 = 0.27
+    assert Calibration.fit([np.zeros(10, np.float32)] * 30).threshold(0.5) == 0.0
+
+
+def test_heat_is_the_decades_of_rarity_monotone_and_saturates_above_everything_seen():
+    scene = np.random.default_rng(0).permutation(np.arange(1_000_000, dtype=np.float32))
+    calibration = Calibration.fit([scene])
+    probes = np.float32([-1e9, 0, 500_000, 900_000, 990_000, 999_000, 1_000_001, 1e9]).reshape(2, 4)
+    expected = np.array([[0, 0, np.log10(2) / 6, 1 / 6], [2 / 6, 3 / 6, 1, 1]])
+    np.testing.assert_allclose(calibration.heat(probes), expected, atol=0.01)
+    ramp = calibration.heat(np.linspace(-10, 1.1e6, 5000, dtype=np.float32))
+    assert (np.diff(ramp) >= 0).all()
+    assert ramp.min() < 1e-3
+    assert ramp.max() == 1
+    assert ramp.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("scenes", "words"),
+    [([], "0 scenes"), ([np.zeros(0)], "no pixel"), ([np.array([1.0, np.nan])], "non-finite")],
+)
+def test_scenes_that_cannot_calibrate_are_refused_by_name(scenes, words):
+    with pytest.raises(FlowclasError, match=words):
+        Calibration.fit(scenes)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -1.0, float("nan")])
+def test_a_rate_that_is_no_share_is_refused(rate):
+    with pytest.raises(FlowclasError, match="false_alarm_rate"):
+        Calibration.fit(scenes_of(3)).threshold(rate)
+
+
+@pytest.mark.parametrize("change", [{"rates": [0.1]}, {"thresholds": "x"}, {"scenes": 0}, {"rates": None}])
+def test_a_damaged_table_is_refused(change):
+    table = {**Calibration.fit(scenes_of(3)).to_dict(), **change}
+    with pytest.raises(FlowclasError, match="calibrat"):
+        Calibration.from_dict(table)
