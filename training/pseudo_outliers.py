@@ -103,7 +103,7 @@ def _transform(cutout: Array, scene_side: int, config: PasteConfig, rng: np.rand
     out_w = int(np.ceil(factor * (width * cos + height * sin))) + 2 * margin
     out_h = int(np.ceil(factor * (width * sin + height * cos))) + 2 * margin
     # Premultiplied, so that colour hidden under transparent pixels does not bleed into the edge.
-    rgba = cutout.astype(np.float32)
+    rgba: Array = cutout.astype(np.float32)
     rgba[..., :3] *= rgba[..., 3:] / 255
     if factor < 0.5:  # an affine warp does not low-pass; shrink by areas first
         shrunk = max(1, round(width * factor)), max(1, round(height * factor))

@@ -52,6 +52,9 @@ class FrozenBackbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    model: Any  # timm's models share attributes, not a type
+    channels: int
+    stride: int
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()

@@ -1,0 +1,155 @@
+"""CUDA against CPU, latency and memory of the presets, and a short fit in two precisions (benchmarks/gpu.sh)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from record import ROOT, write_result
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from flowclas_ros.model import PRESETS, FlowCLAS, FlowConfig, build_preset
+
+# Largest difference of a score map between CUDA and CPU in fp32, as a share of the map's own standard deviation.
+# Kernels sum in other orders; TF32 is off for matrix products by PyTorch's default and switched off for cuDNN here.
+CUDA_TOLERANCE = 1e-2
+SIZES = [(480, 640), (518, 1036), (1080, 1920)]
+FIT_STEPS = 200
+
+
+def main() -> None:
+    """Measure, print a table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script out (not a GPU figure)")
+    parser.add_argument("--quick", action="store_true", help="the edge preset at the smallest size only")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: PyTorch sees no CUDA GPU here; --device cpu tries the script out")
+    device = torch.device(arguments.device)
+    torch.backends.cudnn.allow_tf32 = False
+    presets = ["flowclas_edge"] if arguments.quick else list(PRESETS)
+    sizes = SIZES[:1] if arguments.quick else SIZES
+    figures = {
+        "device": str(device),
+        "agreement": [agreement(name, device) for name in presets],
+        "latency": [row for name in presets for row in latency(name, sizes, device)],
+        "fit": fit_in_two_precisions(device, 5 if arguments.quick else FIT_STEPS),
+    }
+    _print(figures)
+    print(f"-> {write_result('gpu' if device.type == 'cuda' else 'gpu_script_on_cpu', figures, seed=0)}")
+    if not all(row["within_tolerance"] for row in figures["agreement"]):  # type: ignore[attr-defined]
+        sys.exit("error: CUDA and CPU scores differ by more than the tolerance")
+
+
+def started(name: str) -> FlowCLAS:
+    """The preset with random weights and a data-dependent start, its couplings moved off the identity."""
+    torch.manual_seed(0)
+    model = build_preset(name, weights="random")
+    batches = [(model.features(torch.rand(2, 3, 224, 224)), None)]
+    if model.flow.whitening is None or batches[0][0][:, 0].numel() > model.backbone.channels:
+        model.flow.initialise(batches)
+    for parameter in model.flow.steps.parameters():
+        with torch.no_grad():
+            parameter.add_(torch.randn_like(parameter) * 1e-3)
+    return model.eval()
+
+
+@torch.inference_mode()
+def agreement(name: str, device: torch.device) -> dict[str, Any]:
+    """Largest difference of CUDA and CPU scores on the same image, in the map's standard deviations."""
+    model = started(name)
+    image = torch.rand(1, 3, 180, 240)
+    on_cpu = model(image)
+    on_device = model.to(device)(image.to(device)).cpu()
+    spread = float(on_cpu.std())
+    worst = float((on_cpu - on_device).abs().max()) / max(spread, 1e-9)
+    return {
+        "preset": name,
+        "max_difference_in_std": worst,
+        "tolerance": CUDA_TOLERANCE,
+        "within_tolerance": worst < CUDA_TOLERANCE,
+    }
+
+
+@torch.inference_mode()
+def latency(name: str, sizes: list[tuple[int, int]], device: torch.device) -> list[dict[str, Any]]:
+    """Median milliseconds from an image on the device to its score map, and peak memory, per size and precision."""
+    model = started(name).to(device)
+    rows = []
+    for height, width in sizes:
+        image = torch.rand(1, 3, height, width, device=device)
+        for precision in ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16"):
+            rows.append({"preset": name, "size": f"{width}x{height}", "precision": precision})
+            rows[-1] |= _time(model, image, precision, device)
+    return rows
+
+
+def _time(model: FlowCLAS, image: torch.Tensor, precision: str, device: torch.device) -> dict[str, float | None]:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+    def run() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
+            model(image)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return 1e3 * (time.perf_counter() - start)
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(3):
+        run()
+    times = sorted(run() for _ in range(30 if device.type == "cuda" else 5))
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
+    return {"median_ms": times[len(times) // 2], "worst_ms": times[-1], "peak_mib": peak}
+
+
+def fit_in_two_precisions(device: torch.device, steps: int) -> list[dict[str, Any]] | str:
+    """A short fit of the kit's road configuration in fp32 and bf16: validation figures and seconds."""
+    kit = Path(os.environ.get("FLOWCLAS_KIT") or ROOT.parent / "shared" / "kit")
+    if not (kit / "README.md").is_file():
+        return f"skipped: no kit at {kit}, set FLOWCLAS_KIT"
+    os.environ["FLOWCLAS_KIT"] = str(kit)
+    from flowclas_ros.training.config import load_config
+    from flowclas_ros.training.fit import fit
+
+    rows = []
+    for precision in ("32", "bf16"):
+        with tempfile.TemporaryDirectory() as output:
+            config = load_config(
+                ROOT / "config" / "training" / "kit_road.yaml",
+                {"output": output, "trainer.precision": precision, "trainer.max_steps": steps,
+                 "trainer.device": str(device)},
+            )
+            start = time.perf_counter()
+            metrics = fit(config)
+            rows.append({"precision": precision, "steps": steps, "seconds": time.perf_counter() - start, **metrics})
+    return rows
+
+
+def _print(figures: dict[str, Any]) -> None:
+    table = Table("preset", "size", "precision", "median ms", "worst ms", "peak MiB", title=figures["device"])
+    for row in figures["latency"]:
+        peak = f"{row['peak_mib']:.0f}" if row["peak_mib"] else "-"
+        table.add_row(
+            row["preset"], row["size"], row["precision"], f"{row['median_ms']:.1f}", f"{row['worst_ms']:.1f}", peak
+        )
+    console = Console()
+    console.print(table)
+    for row in figures["agreement"]:
+        console.print(f"{row['preset']}: CUDA and CPU differ by {row['max_difference_in_std']:.2e} of the map's std")
+    console.print(figures["fit"])
+
+
+if __name__ == "__main__":
+    main()
