@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, write_result
-
 import torch
+from record import ROOT, write_result
 from rich.console import Console
 from rich.table import Table
 
-from flowclas_ros.model import PRESETS, FlowCLAS, FlowConfig, build_preset
+from flowclas_ros.model import PRESETS, FlowCLAS, build_preset
 
 # Largest difference of a score map between CUDA and CPU in fp32, as a share of the map's own standard deviation.
 # Kernels sum in other orders; TF32 is off for matrix products by PyTorch's default and switched off for cuDNN here.
@@ -128,8 +127,12 @@ def fit_in_two_precisions(device: torch.device, steps: int) -> list[dict[str, An
         with tempfile.TemporaryDirectory() as output:
             config = load_config(
                 ROOT / "config" / "training" / "kit_road.yaml",
-                {"output": output, "trainer.precision": precision, "trainer.max_steps": steps,
-                 "trainer.device": str(device)},
+                {
+                    "output": output,
+                    "trainer.precision": precision,
+                    "trainer.max_steps": steps,
+                    "trainer.device": str(device),
+                },
             )
             start = time.perf_counter()
             metrics = fit(config)

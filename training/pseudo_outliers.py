@@ -104,7 +104,8 @@ def _transform(cutout: Array, scene_side: int, config: PasteConfig, rng: np.rand
     out_h = int(np.ceil(factor * (width * sin + height * cos))) + 2 * margin
     # Premultiplied, so that colour hidden under transparent pixels does not bleed into the edge.
     rgba: Array = cutout.astype(np.float32)
-    rgba[..., :3] *= rgba[..., 3:] / 255
+    rgba[..., 3] = cutout[..., 3] / 255
+    rgba[..., :3] *= rgba[..., 3:]
     if factor < 0.5:  # an affine warp does not low-pass; shrink by areas first
         shrunk = max(1, round(width * factor)), max(1, round(height * factor))
         rgba = cv2.resize(rgba, shrunk, interpolation=cv2.INTER_AREA)
@@ -115,7 +116,6 @@ def _transform(cutout: Array, scene_side: int, config: PasteConfig, rng: np.rand
     rgba = cv2.warpAffine(rgba, matrix, (out_w, out_h), flags=cv2.INTER_LINEAR)
     if config.feather:
         rgba = cv2.GaussianBlur(rgba, (0, 0), config.feather)
-    rgba[..., 3] /= 255
     return rgba if rgba[..., 3].max() > 0.5 else None
 
 
