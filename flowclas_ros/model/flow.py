@@ -21,8 +21,9 @@ class FlowConfig:
         steps: L, number of ActNorm - permutation - coupling steps. With 0 and whitening the model is the plain
             full-covariance Gaussian on the backbone's features.
         coupling: ``two_sided`` transforms both halves of the channels in a step, ``one_sided`` one of them.
-        subnet: ``plain`` (conv - ReLU - conv, kernel 3 and 1 alternating from step to step) or ``residual``
-            (GroupNorm, skip).
+        subnet: ``plain`` (conv - ReLU - conv) or ``residual`` (GroupNorm, skip).
+        kernels: kernel sizes of the plain subnets, taken in turn from step to step; the paper's are 3 and 1. With 1
+            alone a step looks at one pixel and costs a ninth.
         hidden_ratio: hidden channels of a subnet as a share of C.
         clamp: bound of a coupling's log-scale: ``clamp * tanh(raw)``.
         whitening: fit a full-covariance whitening as the first layer.
@@ -32,6 +33,7 @@ class FlowConfig:
     steps: int = 8
     coupling: Sides = "two_sided"
     subnet: SubnetKind = "plain"
+    kernels: tuple[int, ...] = (3, 1)
     hidden_ratio: float = 0.5
     clamp: float = 3.0
     whitening: bool = True
@@ -44,6 +46,8 @@ class FlowConfig:
             raise FlowclasError("flow.steps 0 without whitening leaves no model; set flow.whitening true")
         if not 0 < self.hidden_ratio <= 4:
             raise FlowclasError(f"flow.hidden_ratio is {self.hidden_ratio}; it must be above 0 and at most 4")
+        if not self.kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in self.kernels):
+            raise FlowclasError(f"flow.kernels is {self.kernels}; it must be odd numbers such as 3, 1")
         if self.clamp <= 0:
             raise FlowclasError(f"flow.clamp is {self.clamp}; it must be above 0")
 
@@ -105,7 +109,7 @@ class FlowStep(nn.Module):
             max(1, round(config.hidden_ratio * channels)),
             sides=config.coupling,
             subnet=config.subnet,
-            kernel=3 if index % 2 == 0 else 1,
+            kernel=config.kernels[index % len(config.kernels)],
             clamp=config.clamp,
         )
 
