@@ -69,7 +69,6 @@ class DataConfig:
         crop_scale: lowest and highest enlargement of the image before a crop is taken.
         flip: probability of a mirror image.
         jitter: brightness, contrast and saturation change by a factor up to 1 +- this.
-        greyscale: probability of a grey image.
         x_out_size: height and width in pixels of the auxiliary outlier images.
         batch_size: images per step and device.
         workers: processes that read images, beside the main one.
@@ -87,7 +86,6 @@ class DataConfig:
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
     jitter: float = 0.0
-    greyscale: float = 0.0
     x_out_size: tuple[int, int] = (224, 224)
     batch_size: int = 8
     workers: int = 0
@@ -97,8 +95,7 @@ class DataConfig:
         share = self.outliers_val_share
         _require(0 < share < 1, "data.outliers_val_share", share, "between 0 and 1")
         _require(self.scene_block is None or self.scene_block >= 1, "data.scene_block", self.scene_block, "1 or more")
-        for key in ("flip", "greyscale"):
-            _require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "from 0 to 1")
+        _require(0 <= self.flip <= 1, "data.flip", self.flip, "from 0 to 1")
         _require(0 <= self.jitter < 1, "data.jitter", self.jitter, "at least 0 and below 1")
         _require(self.crop is None or min(self.crop) >= 32, "data.crop", self.crop, "at least 32 x 32 px, or null")
         _require(min(self.x_out_size) >= 32, "data.x_out_size", self.x_out_size, "at least 32 x 32 px")
@@ -184,7 +181,6 @@ class FitConfig:
         seed: of everything random; the same seed gives the same weights, bit for bit on a CPU.
         output: folder of the run; must not hold another run.
         embed_backbone: store the backbone's weights in the checkpoint, so that a robot needs no other file.
-        name: of the checkpoint, shown by the detector.
     """
 
     model: FlowCLASConfig = field(default_factory=FlowCLASConfig)
@@ -197,7 +193,6 @@ class FitConfig:
     seed: int = 0
     output: str = "runs/fit"
     embed_backbone: bool = True
-    name: str = "flowclas"
 
     def __post_init__(self) -> None:
         if not self.data.train:
