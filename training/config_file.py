@@ -211,3 +211,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def changed_keys(one: FitConfig, other: FitConfig) -> list[str]:
+    """Dotted names of the options that differ."""
+
+    def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in tree.items():
+            flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return flat
+
+    a, b = flatten(_plain(asdict(one))), flatten(_plain(asdict(other)))
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
