@@ -19,15 +19,17 @@ from rich.progress import track
 
 import flowclas_ros
 from flowclas_ros.detection.calibration import Calibration
-from flowclas_ros.detection.images import read_image
+from flowclas_ros.detection.images import read_image, write_json, write_png
+from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import save_checkpoint
 from flowclas_ros.model.flowclas import FlowCLAS
-from flowclas_ros.training.callbacks import whole_file
 from flowclas_ros.training.config import FitConfig
-from flowclas_ros.training.data import FitData, Frame
+from flowclas_ros.training.data import FitData, Frame, validation_set
+from flowclas_ros.training.losses import OUTLIER
 
 CHECKPOINT = "model.safetensors"
+SHEET_ROWS = 6
 
 
 def calibrate(model: FlowCLAS, frames: Sequence[Frame], device: torch.device) -> Calibration:
@@ -73,17 +75,41 @@ def export(
     calibration = calibrate(model, data.val, device)
     about = provenance(config, data, metrics)
     path = output / CHECKPOINT
-    with whole_file(path) as temporary:
+    try:
         save_checkpoint(
-            temporary,
+            path,
             model,
             calibration=calibration.to_dict(),
             provenance=about,
             embed_backbone=config.embed_backbone or config.model.backbone.weights == "random",
         )
-    with whole_file(output / "metrics.json") as temporary:
-        temporary.write_text(json.dumps({**metrics, "provenance": about}, indent=1), encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FlowclasError(f"'{path}' could not be written: {reason}; make room, then --resume") from error
+    write_json(output / "metrics.json", {**metrics, "provenance": about})
+    write_png(output / "val_contact_sheet.png", _sheet(model, config, data, calibration, metrics, device))
     return path
+
+
+def _sheet(
+    model: FlowCLAS,
+    config: FitConfig,
+    data: FitData,
+    calibration: Calibration,
+    metrics: dict[str, Any],
+    device: torch.device,
+) -> np.ndarray:
+    """Some validation scenes: as the model saw them, what was pasted, and the calibrated heat."""
+    scenes = validation_set(config, data)
+    rows = []
+    for index in np.unique(np.linspace(0, len(scenes) - 1, SHEET_ROWS).round().astype(int)):
+        item = scenes[int(index)]
+        image, label = item["image"].permute(1, 2, 0).numpy(), item["label"].numpy()
+        pasted = np.where((label == OUTLIER)[..., None], (255, 120, 0), image // 2).astype(np.uint8)
+        heat = heat_image(calibration.heat(score_image(model, np.ascontiguousarray(image), device)))
+        rows.append([(data.val[int(index)].path.name, image), ("pasted", pasted), ("heat", heat)])
+    title = f"validation: AUPRC {metrics['val/auprc']:.3f}, FPR95 {metrics['val/fpr95']:.3f}"
+    return contact_sheet(rows, title=title)
 
 
 def provenance(config: FitConfig, data: FitData, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import safetensors.torch
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from torch import Tensor
 
+from flowclas_ros.detection.overlay import heat_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.module import BACKBONE, FitModule
 
@@ -43,6 +45,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o644)
         os.replace(temporary, path)
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
@@ -51,6 +54,32 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise FlowclasError(f"'{path}' could not be written: {reason}; make room or choose another output") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class FitProgress(RichProgressBar):
+    """Steps done, time gone and left, and the rate, over the whole run."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "fitting"  # the run is one epoch to Lightning, whose number would mislead
+
+
+class Heatmaps(Callback):
+    """The first validation batch's scenes with their heat, side by side in TensorBoard."""
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Draw; the heat spans the batch's own scores, from the median up."""
+        if batch_idx or not trainer.is_global_zero or trainer.logger is None:
+            return
+        scores = outputs["scores"].float().cpu().numpy()
+        low, high = np.quantile(scores, [0.5, 0.999])
+        for i, score in enumerate(scores[:4]):
+            heat = heat_image(np.clip((score - low) / max(high - low, 1e-6), 0, 1))
+            pair = np.concatenate([batch["image"][i].permute(1, 2, 0).cpu().numpy(), heat], axis=1)
+            trainer.logger.experiment.add_image(  # type: ignore[attr-defined]
+                f"val/{i}", pair, trainer.global_step, dataformats="HWC"
+            )
 
 
 class WeightEma(Callback):

@@ -166,6 +166,21 @@ class MixDataset(Dataset[dict[str, Any]]):
         return item
 
 
+def training_set(config: FitConfig, data: FitData) -> MixDataset:
+    """Training scenes, augmented, with objects pasted afresh every epoch."""
+    auxiliary = config.loss.auxiliary and config.loss.contrastive != "none"
+    return MixDataset(
+        data.train, data.outliers, config.data, config.paste, seed=config.seed, augment=True, auxiliary=auxiliary
+    )
+
+
+def validation_set(config: FitConfig, data: FitData) -> MixDataset:
+    """Validation scenes as they are, with the same held-out objects pasted at the same places every time."""
+    return MixDataset(
+        data.val, data.outliers_val, config.data, config.paste, seed=config.seed, augment=False, auxiliary=False
+    )
+
+
 def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
     """Enlarge, crop, mirror and change the colours of an inlier image (H, W, 3) uint8."""
     low, high = config.crop_scale

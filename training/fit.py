@@ -16,15 +16,25 @@ from typing import Any
 import lightning as L
 import safetensors.torch
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import track
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.device import resolve_device
 from flowclas_ros.model.flowclas import FlowCLAS
 from flowclas_ros.training.calibrate import CHECKPOINT, export
-from flowclas_ros.training.callbacks import BEST, LAST, Interrupted, RunState, WeightEma, save_weights, whole_file
+from flowclas_ros.training.callbacks import (
+    BEST,
+    LAST,
+    FitProgress,
+    Heatmaps,
+    Interrupted,
+    RunState,
+    WeightEma,
+    whole_file,
+)
 from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.config_file import changed_keys, config_yaml, help_text, load_config
 from flowclas_ros.training.data import FitData, open_data
@@ -93,7 +103,8 @@ def fit(config: FitConfig, *, resume: bool = False) -> Path:
     """
     output = Path(config.output).expanduser()
     try:
-        _open_output(output, config, resume)
+        if _is_first_process():
+            _open_output(output, config, resume)
         return _fit(output, config, resume=resume and (output / LAST).is_file())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
@@ -105,7 +116,8 @@ def fit(config: FitConfig, *, resume: bool = False) -> Path:
 def _open_output(output: Path, config: FitConfig, resume: bool) -> None:
     """Refuse a folder with another run in it; write config.yaml."""
     kept = output / CONFIG
-    if kept.is_file():
+    has_run = any((output / name).is_file() for name in (LAST, CHECKPOINT))
+    if kept.is_file() and (has_run or resume):
         if not resume:
             raise FlowclasError(f"output '{output}' holds a run already; go on with --resume or choose another output")
         changed = [key for key in changed_keys(load_config(kept), config) if key not in FREE_ON_RESUME]
@@ -133,8 +145,8 @@ def _fit(output: Path, config: FitConfig, *, resume: bool) -> Path:
         metrics = _fit_gaussian(output, module, device)
     else:
         metrics = _train(output, module, device, resume)
-    if int(torch.distributed.is_initialized() and torch.distributed.get_rank() if torch.distributed.is_available() else 0):
-        return output / CHECKPOINT  # the first process exports
+    if not _is_first_process():
+        return output / CHECKPOINT
     path = export(output, model, config, data, metrics, device)
     _say(f"wrote {path}")
     return path
@@ -164,7 +176,7 @@ def _fit_gaussian(output: Path, module: FitModule, device: torch.device) -> dict
     trainer = L.Trainer(
         **_hardware(replace(module.config, trainer=replace(module.config.trainer, devices=1, nodes=1)), device),
         logger=False,
-        callbacks=[RichProgressBar()],
+        callbacks=[FitProgress()],
         enable_model_summary=False,
         enable_checkpointing=False,
         default_root_dir=output,
@@ -205,7 +217,7 @@ def _train(output: Path, module: FitModule, device: torch.device, resume: bool) 
 
 def _trainer(output: Path, module: FitModule, state: RunState, device: torch.device) -> L.Trainer:
     config = module.config
-    callbacks: list[Any] = [RichProgressBar(), LearningRateMonitor("step"), state]
+    callbacks: list[Any] = [FitProgress(), Heatmaps(), LearningRateMonitor("step"), state]
     if config.optimiser.ema:
         callbacks.append(WeightEma(config.optimiser.ema))
     return L.Trainer(
@@ -272,9 +284,10 @@ def _quiet_lightning() -> None:
 
 
 def _say(text: str) -> None:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank()):
+    if _is_first_process():
         print(text, flush=True)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _is_first_process() -> bool:
+    """Of all processes of a run on several devices; known from the environment before they have met."""
+    return int(rank_zero_only.rank or 0) == 0

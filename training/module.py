@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from flowclas_ros.model.flowclas import FlowCLAS
 from flowclas_ros.training.config import FitConfig
-from flowclas_ros.training.data import FitData, Frame, InlierDataset, MixDataset, StepBatches, collate
+from flowclas_ros.training.data import FitData, Frame, InlierDataset, StepBatches, collate, training_set, validation_set
 from flowclas_ros.training.losses import IGNORE, INLIER, flowclas_loss, labels_to_grid
 from flowclas_ros.training.metrics import PixelMetrics
 
@@ -32,7 +33,7 @@ class FitModule(L.LightningModule):
         super().__init__()
         self.model, self.config, self.data = model, config, data
         self.strict_loading = False  # the frozen backbone is left out of the resumable state
-        self.metrics = PixelMetrics()
+        self.metrics = PixelMetrics(streaming=True)
         self.inlier_nll = (0.0, 0)  # sum and count over the validation's inlier pixels
 
     # -- data ---------------------------------------------------------------------------------------------------
@@ -53,30 +54,14 @@ class FitModule(L.LightningModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Lightning's hook; a resumed run starts at the step that it is to do next."""
         config, trainer = self.config, self.trainer
-        dataset = MixDataset(
-            self.data.train,
-            self.data.outliers,
-            config.data,
-            config.paste,
-            seed=config.seed,
-            augment=True,
-            auxiliary=config.loss.auxiliary and config.loss.contrastive != "none",
-        )
+        dataset = training_set(config, self.data)
         sampler = self.batches(trainer.global_step, trainer.global_rank, trainer.world_size)
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Lightning's hook; every process validates all of it, so that the metrics need no merging."""
         config = self.config
-        dataset = MixDataset(
-            self.data.val,
-            self.data.outliers_val,
-            config.data,
-            config.paste,
-            seed=config.seed,
-            augment=False,
-            auxiliary=False,
-        )
+        dataset = validation_set(config, self.data)
         return DataLoader(dataset, batch_size=config.data.batch_size, collate_fn=collate, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
@@ -85,6 +70,7 @@ class FitModule(L.LightningModule):
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": self.trainer.strategy.root_device.type == "cuda",
+            "worker_init_fn": _ignore_interrupts,
         }
 
     # -- training -----------------------------------------------------------------------------------------------
@@ -124,26 +110,32 @@ class FitModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self.metrics = PixelMetrics()
+        self.metrics = PixelMetrics(streaming=True)
         self.inlier_nll = (0.0, 0)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Collect the scores of the labelled pixels, at image resolution."""
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Collect the scores of the labelled pixels, at image resolution: (B, H, W), nats per dimension."""
         scores = self.model(batch["image"].float() / 255)
         labels = batch["label"]
         self.metrics.update(scores.cpu().numpy(), labels.cpu().numpy())
         inliers = scores[labels == INLIER]
         total, count = self.inlier_nll
         self.inlier_nll = total + float(inliers.double().sum()), count + inliers.numel()
+        return {"scores": scores}
 
     def on_validation_epoch_end(self) -> None:
         """Log AUPRC, FPR95 and the inliers' mean NLL."""
         result = self.metrics.compute()
         total, count = self.inlier_nll
-        self.log("val/auprc", result["auprc"], prog_bar=True)
-        self.log("val/fpr95", result["fpr95"])
-        self.log("val/auroc", result["auroc"])
+        self.log("val/auprc", result.auprc, prog_bar=True)
+        self.log("val/fpr95", result.fpr95)
+        self.log("val/auroc", result.auroc)
         self.log("val/nll", total / max(count, 1))
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal's group; workers must live until the main one has ended its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def lr_factor(step: int, warmup: int, total: int) -> float:
