@@ -60,7 +60,7 @@ def test_free_dictionaries_take_any_key(tmp_path):
         (["--optimiser.lr", "0"], "optimiser.lr is 0.0; it must be above 0"),
         (["--data.batch_size", "0"], "data.batch_size is 0; it must be 1 or more"),
         (["--data.crop", "[64]"], "data.crop is .*; it must be of type tuple"),
-        (["--trainer.precision", "8"], "trainer.precision is 8"),
+        (["--trainer.precision", "fp8"], "trainer.precision is fp8"),
         (["--trainer.max_minutes", "0"], "trainer.max_minutes is 0.*null for no limit"),
         (["--data.outliers.images", "x"], "images goes with masks or with coco_json"),
         (["--data.outliers.images", "x", "--data.outliers.masks", "y"], "not several"),

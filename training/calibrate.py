@@ -84,8 +84,8 @@ def export(
             embed_backbone=config.embed_backbone or config.model.backbone.weights == "random",
         )
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowclasError(f"'{path}' could not be written: {reason}; make room, then --resume") from error
+        text = f"'{path}' could not be written: {error.strerror}" if error.strerror else str(error)
+        raise FlowclasError(f"{text}; make room, then --resume") from error
     write_json(output / "metrics.json", {**metrics, "provenance": about})
     write_png(output / "val_contact_sheet.png", _sheet(model, config, data, calibration, metrics, device))
     return path

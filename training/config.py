@@ -157,7 +157,7 @@ class TrainerConfig:
     device: str = "auto"
     devices: int = 1
     nodes: int = 1
-    precision: Literal["32", "bf16", "16"] = "32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         for key in ("max_epochs", "val_every", "save_every", "log_every", "init_frames", "devices", "nodes"):

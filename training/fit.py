@@ -240,9 +240,9 @@ def _trainer(output: Path, module: FitModule, state: RunState, device: torch.dev
 
 def _hardware(config: FitConfig, device: torch.device) -> dict[str, Any]:
     trainer = config.trainer
-    precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[trainer.precision]
-    if trainer.precision == "16" and device.type == "cpu":
-        raise FlowclasError("trainer.precision 16 needs a GPU; use 32 or bf16 on a CPU")
+    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[trainer.precision]
+    if trainer.precision == "fp16" and device.type == "cpu":
+        raise FlowclasError("trainer.precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
     named = device.type == "cuda" and ":" in trainer.device
     if named and trainer.devices > 1:
         raise FlowclasError(f"trainer.device {trainer.device} is one GPU, trainer.devices {trainer.devices}; use cuda")
