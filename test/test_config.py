@@ -83,7 +83,7 @@ def test_environment_variables_are_expanded_and_an_unset_one_is_named(tmp_path, 
     monkeypatch.setenv("FLOWCLAS_TEST_DIR", "/somewhere")
     assert load(tmp_path, "output: ${FLOWCLAS_TEST_DIR}/run").output == "/somewhere/run"
     monkeypatch.delenv("FLOWCLAS_TEST_DIR")
-    with pytest.raises(FlowclasError, match="output: the environment variable FLOWCLAS_TEST_DIR .* is not set"):
+    with pytest.raises(FlowclasError, match=r"output: the environment variable FLOWCLAS_TEST_DIR .* is not set"):
         load(tmp_path, "output: ${FLOWCLAS_TEST_DIR}/run")
 
 

@@ -42,10 +42,18 @@ def coco(tmp_path):
     runs = np.diff([0, *edges, flat.size]).tolist()
 
     def annotation(number, image, category, segmentation, **more):
-        return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation, "area": 600} | more
+        return {
+            "id": number,
+            "image_id": image,
+            "category_id": category,
+            "segmentation": segmentation,
+            "area": 600,
+        } | more
 
     content = {
-        "images": [{"id": i, "file_name": f"{i}.png", "height": 32 if i == 5 else SIDE, "width": SIDE} for i in range(1, 6)],
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": 32 if i == 5 else SIDE, "width": SIDE} for i in range(1, 6)
+        ],
         "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "banana"}],
         "annotations": [
             annotation(11, 1, 2, polygon),
@@ -118,7 +126,7 @@ def test_missing_and_misfitting_masks_are_named(tmp_path):
     with pytest.raises(FlowclasError, match=r"a\.png' has no mask"):
         MaskedImages(tmp_path / "images", tmp_path / "masks")
     write(tmp_path / "masks/a.png", np.full((32, 32), 255, np.uint8))
-    with pytest.raises(FlowclasError, match="32x32 px, its image .* 64x64"):
+    with pytest.raises(FlowclasError, match=r"32x32 px, its image .* 64x64"):
         MaskedImages(tmp_path / "images", tmp_path / "masks").cutout(0)
 
 

@@ -110,8 +110,14 @@ class Pointwise(nn.Module):
 
 
 def test_padding_never_changes_the_nll():
-    small = {"image": torch.randint(0, 255, (3, 32, 48), dtype=torch.uint8), "label": torch.zeros(32, 48, dtype=torch.uint8)}
-    large = {"image": torch.full((3, 64, 64), 9, dtype=torch.uint8), "label": torch.full((64, 64), 255, dtype=torch.uint8)}
+    small = {
+        "image": torch.randint(0, 255, (3, 32, 48), dtype=torch.uint8),
+        "label": torch.zeros(32, 48, dtype=torch.uint8),
+    }
+    large = {
+        "image": torch.full((3, 64, 64), 9, dtype=torch.uint8),
+        "label": torch.full((64, 64), 255, dtype=torch.uint8),
+    }
     config = LossConfig(contrastive="none")
 
     def nll(batch, spoil):
@@ -137,7 +143,7 @@ def test_scenes_are_folders_sequences_and_blocks(scenes):
     assert sizes() == [8]
     assert sizes(sequence_regex="^([^_]+)_") == [4, 4]
     assert sizes(sequence_regex="^([^_]+)_", scene_block=3) == [1, 1, 3, 3]
-    with pytest.raises(FlowclasError, match="does not match the file name 'a_0.png'"):
+    with pytest.raises(FlowclasError, match=r"does not match the file name 'a_0\.png'"):
         sizes(sequence_regex="^(x)")
 
 

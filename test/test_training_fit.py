@@ -1,6 +1,7 @@
 """A whole fit: it reproduces, survives being killed, refuses what would spoil a run, and leaves whole files only."""
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -142,7 +143,9 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(root, whole):
 
 def test_another_seed_gives_other_weights(root, whole):
     other = load_file(fit(root, "seed1", "--seed", "1", "--trainer.max_epochs", "1"))
-    assert not torch.equal(load_file(whole / "model.safetensors")["flow.steps.0.actnorm.bias"], other["flow.steps.0.actnorm.bias"])
+    assert not torch.equal(
+        load_file(whole / "model.safetensors")["flow.steps.0.actnorm.bias"], other["flow.steps.0.actnorm.bias"]
+    )
 
 
 @pytest.mark.slow
@@ -265,7 +268,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     factors = [lr_factor(step, 4, 20) for step in range(21)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[4] == 1.0 and abs(factors[20]) < 1e-12
-    assert all(a >= b for a, b in zip(factors[4:], factors[5:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[4:]))
 
 
 @pytest.mark.slow

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from flowclas_ros.detection.overlay import heat_image
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.module import BACKBONE, FitModule
+from flowclas_ros.training.module import BACKBONE
 
 LAST, BEST = "last.ckpt", "best.safetensors"
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  # a request fulfilled, not an error
     """Raised between two steps after SIGINT or SIGTERM, once the state is on disk."""
 
     def __init__(self, signum: int) -> None:
@@ -94,7 +94,9 @@ class WeightEma(Callback):
         """Begin at the weights as they are, or move a restored average to the device."""
         weights = _trained(pl_module)
         source = self.average or weights
-        self.average = [value.detach().to(weight.device, copy=True) for value, weight in zip(source, weights)]
+        self.average = [
+            value.detach().to(weight.device, copy=True) for value, weight in zip(source, weights, strict=True)
+        ]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -111,7 +113,7 @@ class WeightEma(Callback):
 
     @torch.no_grad()
     def _swap(self, module: L.LightningModule) -> None:
-        for value, weight in zip(self.average, _trained(module)):
+        for value, weight in zip(self.average, _trained(module), strict=True):
             held = weight.detach().clone()
             weight.copy_(value)
             value.copy_(held)
@@ -134,11 +136,14 @@ class RunState(Checkpoint):
 
     last.ckpt is written every ``save_every`` steps, after each validation and on the first SIGINT or SIGTERM; a second
     signal ends at once, with the last saved state intact. Validations are never skipped or split: a step at which one
-    is due is saved after it.
+    is due is saved after it. ``epoch`` and ``total`` are steps, ``val_every`` counts epochs.
     """
 
-    def __init__(self, output: Path, *, save_every: int, val_steps: int, total: int, minutes: float | None) -> None:
-        self.output, self.save_every, self.val_steps, self.total = output, save_every, val_steps, total
+    def __init__(
+        self, output: Path, *, save_every: int, val_every: int, epoch: int, total: int, minutes: float | None
+    ) -> None:
+        self.output, self.save_every, self.epoch, self.total = output, save_every, epoch, total
+        self.val_steps = val_every * epoch
         self.seconds = minutes * 60 if minutes is not None else float("inf")
         self.best: dict[str, float] = {}
         self.elapsed, self.started = 0.0, 0.0
@@ -189,7 +194,7 @@ class RunState(Checkpoint):
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         metrics["step"] = trainer.global_step
         if trainer.is_global_zero:
-            epochs = trainer.global_step * trainer.lightning_module.config.trainer.max_epochs / self.total
+            epochs = trainer.global_step / self.epoch
             print(
                 f"step {trainer.global_step}/{self.total} (epoch {epochs:.1f}): AUPRC {metrics['val/auprc']:.4f}, "
                 f"FPR95 {metrics['val/fpr95']:.4f}, inlier NLL {metrics['val/nll']:.4f}",
@@ -238,7 +243,7 @@ def save_weights(path: Path, module: L.LightningModule, average: list[Tensor] | 
     state = {k: v for k, v in module.state_dict().items() if not k.startswith(BACKBONE)}
     if average is not None:
         names = [name for name, p in module.named_parameters() if p.requires_grad]
-        state |= dict(zip(names, average))
+        state |= dict(zip(names, average, strict=True))
     tensors = {k.removeprefix("model."): v.detach().cpu().contiguous() for k, v in state.items()}
     with whole_file(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata={"metrics": json.dumps(metrics)})

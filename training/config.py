@@ -40,7 +40,9 @@ class OutlierConfig:
     def __post_init__(self) -> None:
         kinds = [self.cutouts is not None, self.masks is not None, self.coco_json is not None]
         if sum(kinds) > 1:
-            raise FlowclasError("outliers: give one of cutouts, images with masks, or images with coco_json, not several")
+            raise FlowclasError(
+                "outliers: give one of cutouts, images with masks, or images with coco_json, not several"
+            )
         if (self.images is not None) != (self.masks is not None or self.coco_json is not None):
             raise FlowclasError("outliers: images goes with masks or with coco_json; give both of a pair")
         _require(self.min_side >= 1, "outliers.min_side", self.min_side, "1 or more")

@@ -60,7 +60,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="flowclas fit",
         usage="flowclas fit --config FILE [--resume] [--KEY VALUE ...]",
-        description="Fit a model on images of the normal world. Every option stands in the YAML file or as --KEY VALUE.",
+        description="Fit a model on images of the normal world. Options stand in the YAML file or as --KEY VALUE.",
         exit_on_error=False,
     )
     parser.add_class_arguments(FitConfig)

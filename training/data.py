@@ -21,7 +21,7 @@ from flowclas_ros.training.config import DataConfig, FitConfig
 from flowclas_ros.training.outliers import OutlierSource, hold_out, open_outliers
 from flowclas_ros.training.pseudo_outliers import IGNORE, PasteConfig, draw_count, paste
 
-# Stands where an epoch's number does: validation pastes the same objects each time, and never those of a training epoch.
+# Stands where an epoch's number does: validation pastes the same objects each time, as no training epoch does.
 VALIDATION = 2**31 - 1
 
 

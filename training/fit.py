@@ -109,7 +109,9 @@ def fit(config: FitConfig, *, resume: bool = False) -> Path:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             where = error.filename or output
-            raise FlowclasError(f"'{where}' could not be written: {error.strerror}; make room or change output") from error
+            raise FlowclasError(
+                f"'{where}' could not be written: {error.strerror}; make room or change output"
+            ) from error
         raise
 
 
@@ -191,7 +193,8 @@ def _train(output: Path, module: FitModule, device: torch.device, resume: bool) 
     state = RunState(
         output,
         save_every=config.trainer.save_every,
-        val_steps=config.trainer.val_every * batches.steps_per_epoch,
+        val_every=config.trainer.val_every,
+        epoch=batches.steps_per_epoch,
         total=len(batches),
         minutes=config.trainer.max_minutes,
     )
@@ -290,4 +293,4 @@ def _say(text: str) -> None:
 
 def _is_first_process() -> bool:
     """Of all processes of a run on several devices; known from the environment before they have met."""
-    return int(rank_zero_only.rank or 0) == 0
+    return int(getattr(rank_zero_only, "rank", None) or 0) == 0

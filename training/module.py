@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -91,7 +92,7 @@ class FitModule(L.LightningModule):
             self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "nll"))
         return losses["loss"]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; linear warm-up, then a cosine to zero at the last step."""
         config = self.config.optimiser
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -158,7 +159,7 @@ def grid_features(model: FlowCLAS, images: Tensor, labels: Tensor) -> tuple[Tens
     """
     features = model.features(images.float() / 255)
     size = model.working_size(*images.shape[-2:])
-    return features, labels_to_grid(labels, size, features.shape[-2:], model.backbone.stride)
+    return features, labels_to_grid(labels, size, (features.shape[-2], features.shape[-1]), model.backbone.stride)
 
 
 class FeatureBatches:
