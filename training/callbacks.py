@@ -26,7 +26,7 @@ from flowclas_ros.training.module import BACKBONE
 LAST, BEST = "last.ckpt", "best.safetensors"
 
 
-class Interrupted(Exception):  # noqa: N818  # a request fulfilled, not an error
+class Interrupted(Exception):
     """Raised between two steps after SIGINT or SIGTERM, once the state is on disk."""
 
     def __init__(self, signum: int) -> None:
