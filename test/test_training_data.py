@@ -1,0 +1,164 @@
+"""Frames, scenes, pasting and batches: functions of (seed, epoch, index) alone."""
+
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.config import DataConfig
+from flowclas_ros.training.data import (
+    MixDataset,
+    StepBatches,
+    augment,
+    collate,
+    fit_into,
+    hold_out_scenes,
+    list_frames,
+)
+from flowclas_ros.training.losses import LossConfig, flowclas_loss, labels_to_grid
+from flowclas_ros.training.outliers import CutoutFolder
+from flowclas_ros.training.pseudo_outliers import PasteConfig
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "cut").mkdir()
+    for i in range(8):
+        image = cv2.resize(rng.integers(0, 255, (5, 7, 3), dtype=np.uint8), (72, 48 + 8 * (i % 2)))
+        cv2.imwrite(str(tmp_path / f"in/{'ab'[i // 4]}_{i}.png"), image)
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"cut/{i}.png"), rng.integers(40, 255, (20, 20, 4), dtype=np.uint8))
+    return tmp_path
+
+
+def mix(root, **options):
+    data = DataConfig(x_out_size=(32, 40), jitter=0.2)
+    paste = PasteConfig(min_size=0.3, max_size=0.6)
+    settings = {"seed": 5, "augment": True, "auxiliary": True} | options
+    return MixDataset(list_frames([str(root / "in")], data), CutoutFolder(root / "cut"), data, paste, **settings)
+
+
+def load(dataset, workers, epochs=2):
+    batches = StepBatches(len(dataset), 3, epochs=epochs, seed=1)
+    return list(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers))
+
+
+def test_pastes_differ_from_epoch_to_epoch_and_repeat_with_the_seed(scenes):
+    dataset = mix(scenes)
+    first, second, again = dataset[(0, 2)], dataset[(1, 2)], mix(scenes)[(0, 2)]
+    assert not torch.equal(first["label"], second["label"])
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["label"], mix(scenes, seed=6)[(0, 2)]["label"])
+
+
+def test_validation_pastes_are_the_same_every_time_and_leave_the_scene_unaugmented(scenes):
+    dataset = mix(scenes, augment=False, auxiliary=False)
+    one, two = dataset[3], dataset[3]
+    assert torch.equal(one["image"], two["image"])
+    assert (one["label"] == 1).any()
+    assert set(one) == {"image", "label"}
+    plain = cv2.imread(str(dataset.frames[3].path))[..., ::-1]
+    untouched = cv2.erode((one["label"].numpy() == 0).astype(np.uint8), np.ones((9, 9))) == 1
+    np.testing.assert_array_equal(one["image"].permute(1, 2, 0).numpy()[untouched], plain[untouched])
+
+
+def test_batches_are_the_same_whatever_the_number_of_workers(scenes):
+    for one, other in zip(load(mix(scenes), 0), load(mix(scenes), 2), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_batches_begun_later_are_those_of_the_whole_run():
+    whole = list(StepBatches(10, 4, epochs=3, seed=2))
+    assert whole[4:] == list(StepBatches(10, 4, epochs=3, seed=2, start=4))
+    assert len(whole) == len(StepBatches(10, 4, epochs=3, seed=2, start=4)) == 9
+    for epoch in range(3):
+        seen = Counter(index for batch in whole for e, index in batch if e == epoch)
+        assert set(seen) == set(range(10))  # every frame; two stand twice to fill the last batch
+    assert [i for _, i in whole[0]] != [i for _, i in whole[3]]
+
+
+def test_processes_share_an_epoch_without_overlap():
+    parts = [list(StepBatches(8, 2, epochs=1, seed=2, rank=rank, world=2)) for rank in (0, 1)]
+    assert sorted(i for part in parts for batch in part for _, i in batch) == list(range(8))
+
+
+def test_x_out_labels_the_object_only_and_the_fill_never(scenes):
+    item = mix(scenes)[(0, 0)]
+    assert item["out_image"].shape == (3, 32, 40)
+    assert set(item["out_label"].unique().tolist()) == {1, 255}
+    assert (item["out_label"][:, 32:] == 255).all()  # a square in 32 x 40: the right 8 columns are fill
+    image, label = fit_into(np.full((10, 20, 3), 7, np.uint8), np.ones((10, 20), np.uint8), (40, 40))
+    assert image.shape == (40, 40, 3)
+    assert (label[:20] == 1).all() and (label[20:] == 255).all()
+
+
+class Pointwise(nn.Module):
+    """A stand-in whose likelihood at a cell depends on that cell alone, as a field of view of one pixel."""
+
+    def latent(self, features):
+        return features, features.new_zeros(features.shape[0], *features.shape[2:])
+
+    def nll_of_latent(self, z, log_det):
+        return z.square().mean(dim=1)
+
+
+def test_padding_never_changes_the_nll():
+    small = {
+        "image": torch.randint(0, 255, (3, 32, 48), dtype=torch.uint8),
+        "label": torch.zeros(32, 48, dtype=torch.uint8),
+    }
+    large = {
+        "image": torch.full((3, 64, 64), 9, dtype=torch.uint8),
+        "label": torch.full((64, 64), 255, dtype=torch.uint8),
+    }
+    config = LossConfig(contrastive="none")
+
+    def nll(batch, spoil):
+        features = nn.functional.avg_pool2d(batch["image"].float() / 255, 16)
+        grid = labels_to_grid(batch["label"], batch["image"].shape[-2:], features.shape[-2:], 16)
+        features = torch.where((grid == 255)[:, None], spoil, features)
+        return flowclas_loss(Pointwise(), features, grid, None, None, config)["nll"]
+
+    alone = nll(collate([small]), torch.tensor(0.0))
+    padded = collate([small, large])
+    assert padded["image"].shape == (2, 3, 64, 64)
+    assert (padded["label"][0, 32:] == 255).all() and (padded["label"][0, :, 48:] == 255).all()
+    for spoil in (0.0, 1e6, float("nan"), float("inf")):
+        torch.testing.assert_close(nll(padded, torch.tensor(spoil)), alone, rtol=0, atol=1e-7)
+
+
+def test_scenes_are_folders_sequences_and_blocks(scenes):
+    folder = str(scenes / "in")
+
+    def sizes(**options):
+        return sorted(Counter(f.scene for f in list_frames([folder], DataConfig(**options))).values())
+
+    assert sizes() == [8]
+    assert sizes(sequence_regex="^([^_]+)_") == [4, 4]
+    assert sizes(sequence_regex="^([^_]+)_", scene_block=3) == [1, 1, 3, 3]
+    with pytest.raises(FlowclasError, match=r"does not match the file name 'a_0\.png'"):
+        sizes(sequence_regex="^(x)")
+
+
+def test_whole_scenes_are_held_out(scenes):
+    frames = list_frames([str(scenes / "in")], DataConfig(scene_block=2))
+    rest, held = hold_out_scenes(frames, 0.25, seed=0)
+    assert len(held) == 2 and len(rest) == 6
+    assert not {f.scene for f in rest} & {f.scene for f in held}
+    with pytest.raises(FlowclasError, match=r"one scene only .* data\.scene_block"):
+        hold_out_scenes(list_frames([str(scenes / "in")], DataConfig()), 0.25, seed=0)
+
+
+def test_crops_have_their_size_even_of_smaller_images():
+    rng = np.random.default_rng(0)
+    config = DataConfig(crop=(64, 96), crop_scale=(0.5, 1.5), jitter=0.3)
+    for shape in ((40, 50, 3), (200, 100, 3)):
+        image = augment(rng.integers(0, 255, shape, dtype=np.uint8), config, rng)
+        assert image.shape == (64, 96, 3) and image.dtype == np.uint8

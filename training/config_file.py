@@ -1,0 +1,226 @@
+"""YAML plus command-line overrides to a FitConfig: every key known, every value typed, every path expanded."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import types
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.config import FitConfig
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> FitConfig:
+    """The configuration of a YAML file with overrides such as ``["--loss.alpha", "3", "--seed=1"]`` on top.
+
+    ``${NAME}`` in any text value is an environment variable. Relative paths are relative to the working directory.
+
+    Raises:
+        FlowclasError: no such file, not YAML, an unknown key (the nearest known one is named), a value of the wrong
+            type or out of range, an environment variable that is not set.
+    """
+    tree = _read_yaml(Path(path)) if path is not None else {}
+    origin = str(path) if path is not None else "command line"
+    _check_keys(tree, FitConfig, origin)
+    for key, value in _parse_overrides(overrides):
+        _set(tree, key, value)
+    return _build(_expand(tree, ""))
+
+
+def flat_keys(cls: type = FitConfig, prefix: str = "") -> dict[str, Any]:
+    """Every option's dotted name and its type, groups included: ``{"loss": LossConfig, "loss.alpha": float, ...}``."""
+    keys: dict[str, Any] = {}
+    hints = get_type_hints(cls)
+    for item in fields(cls):  # type: ignore[arg-type]
+        keys[prefix + item.name] = hints[item.name]
+        if is_dataclass(hints[item.name]):
+            keys |= flat_keys(hints[item.name], f"{prefix}{item.name}.")
+    return keys
+
+
+def config_yaml(config: FitConfig) -> str:
+    """The whole configuration as YAML that load_config reads back to an equal one."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+
+
+def help_text() -> str:
+    """Every option with its type, default and meaning."""
+    return _parser().format_help()
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="flowclas fit",
+        usage="flowclas fit --config FILE [--resume] [--KEY VALUE ...]",
+        description="Fit a model on images of the normal world. Options stand in the YAML file or as --KEY VALUE.",
+        exit_on_error=False,
+    )
+    parser.add_class_arguments(FitConfig)
+    return parser
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FlowclasError(f"configuration '{path}' does not exist; give a YAML file to --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlowclasError(f"configuration '{path}' cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise FlowclasError(f"configuration '{path}' is not valid YAML: {reason}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise FlowclasError(f"configuration '{path}' holds a {type(tree).__name__}; it must hold keys and values")
+    return tree
+
+
+def _parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+    known = flat_keys()
+    pairs = []
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--") or flag == "--":
+            raise FlowclasError(f"argument '{flag}' has no option before it; overrides read --key value")
+        key, equals, text = flag[2:].partition("=")
+        if not _is_known(key, known):
+            raise FlowclasError(_unknown(f"--{key}", key, known, "--"))
+        if not equals:
+            if not rest:
+                raise FlowclasError(f"option --{key} lacks its value")
+            text = rest.pop(0)
+        try:
+            pairs.append((key, yaml.safe_load(text)))
+        except yaml.YAMLError:
+            pairs.append((key, text))
+    for key, value in pairs:
+        if is_dataclass(known.get(key)):
+            if not isinstance(value, dict):
+                raise FlowclasError(f"option --{key} is a group; set one of its members, such as --{_members(key)[0]}")
+            _check_keys(value, known[key], f"--{key}", prefix=f"{key}.")
+    return pairs
+
+
+def _members(group: str) -> list[str]:
+    return [key for key in flat_keys() if key.startswith(f"{group}.")]
+
+
+def _is_known(key: str, known: dict[str, Any]) -> bool:
+    """Known itself, or inside an option that holds a free dictionary, such as model.backbone.kwargs.pad_type."""
+    parents = [key[: match.start()] for match in re.finditer(r"\.", key)]
+    return key in known or any(_is_free(known.get(parent)) for parent in parents)
+
+
+def _is_free(hint: Any) -> bool:
+    return get_origin(hint) is dict
+
+
+def _unknown(shown: str, key: str, known: dict[str, Any], dash: str = "") -> str:
+    # A key right in its last part but in the wrong group is nearer than one that merely looks alike.
+    leaf = key.rsplit(".", 1)[-1]
+    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+    near_leaf = difflib.get_close_matches(leaf, {k.rsplit(".", 1)[-1] for k in known}, n=1)
+    guesses = same_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    guesses = guesses or [k for k in known if near_leaf and k.rsplit(".", 1)[-1] == near_leaf[0]]
+    hint = f"did you mean {dash}{guesses[0]}?" if guesses else "see flowclas fit --help for all options"
+    return f"unknown option {shown}; {hint}"
+
+
+def _check_keys(tree: dict[str, Any], cls: type, origin: str, prefix: str = "") -> None:
+    hints = get_type_hints(cls)
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            raise FlowclasError(f"{origin}: {_unknown(name, name, flat_keys())}")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise FlowclasError(f"{origin}: {name} is a group of options, but holds {value!r}")
+            _check_keys(value, hints[key], origin, f"{name}.")  # type: ignore[arg-type]
+        elif value is None and not _admits_none(hints[key]):
+            raise FlowclasError(f"{origin}: {name} has no value; give one or leave the key out")
+
+
+def _admits_none(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *groups, leaf = key.split(".")
+    if value is None and key in flat_keys() and not _admits_none(flat_keys()[key]):
+        raise FlowclasError(f"option --{key} cannot be null")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+    if isinstance(value, dict) and isinstance(tree.get(leaf), dict):
+        tree[leaf] = {**tree[leaf], **value}
+    else:
+        tree[leaf] = value
+
+
+def _expand(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _expand(v, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_expand(v, key) for v in value]
+    if not isinstance(value, str) or "regex" in key:
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise FlowclasError(
+                f"{key}: the environment variable {name} in '{value}' is not set; export {name}=... or write the path"
+            )
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", replace, value)
+
+
+def _build(tree: dict[str, Any]) -> FitConfig:
+    parser = _parser()
+    try:
+        parsed = parser.instantiate(parser.parse_object(tree))
+    except FlowclasError:
+        raise
+    except Exception as error:  # jsonargparse raises several types; each means: a value does not fit its option
+        raise FlowclasError(_one_line(error)) from error
+    return FitConfig(**{item.name: getattr(parsed, item.name) for item in fields(FitConfig)})
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    key = re.search(r'key "([\w.]+)"', text)
+    value = re.search(r"(?:Got value|Given value): (.*)$", text)
+    if not key:
+        return f"configuration: {text}"
+    hint = flat_keys().get(key.group(1))
+    expected = str(getattr(hint, "__name__", hint) if isinstance(hint, type) else hint).replace("typing.", "")
+    return f"{key.group(1)} is {value.group(1) if value else 'wrong'}; it must be of type {expected}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def changed_keys(one: FitConfig, other: FitConfig) -> list[str]:
+    """Dotted names of the options that differ."""
+
+    def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in tree.items():
+            flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return flat
+
+    a, b = flatten(_plain(asdict(one))), flatten(_plain(asdict(other)))
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))

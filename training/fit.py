@@ -1,0 +1,296 @@
+"""`flowclas fit`: from a configuration to a calibrated checkpoint, resumable at any moment."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import safetensors.torch
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.progress import track
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.device import resolve_device
+from flowclas_ros.model.flowclas import FlowCLAS
+from flowclas_ros.training.calibrate import CHECKPOINT, export
+from flowclas_ros.training.callbacks import (
+    BEST,
+    LAST,
+    FitProgress,
+    Heatmaps,
+    Interrupted,
+    RunState,
+    WeightEma,
+    whole_file,
+)
+from flowclas_ros.training.config import FitConfig
+from flowclas_ros.training.config_file import changed_keys, config_yaml, help_text, load_config
+from flowclas_ros.training.data import FitData, open_data
+from flowclas_ros.training.module import FeatureBatches, FitModule
+
+CONFIG = "config.yaml"
+# A resumed run may change these: none has a part in what the weights become (minutes only end a run sooner or later).
+FREE_ON_RESUME = ("trainer.max_minutes", "trainer.save_every", "trainer.log_every", "data.workers", "embed_backbone")
+
+
+class FitInterrupted(KeyboardInterrupt):
+    """A fit that was asked to stop and did; its text says what to do next, ``signum`` which signal it was."""
+
+    def __init__(self, text: str, signum: int = signal.SIGINT) -> None:
+        super().__init__(text)
+        self.signum = signum
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: ``--config FILE [--resume] [--KEY VALUE ...]``; the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        run(arguments)
+    except FlowclasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FitInterrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(arguments: Sequence[str]) -> Path | None:
+    """Parse and fit; the checkpoint's path, or None after ``--help``."""
+    rest, resume, path = [], False, None
+    queue = list(arguments)
+    while queue:
+        item = queue.pop(0)
+        if item in ("-h", "--help"):
+            print(help_text())
+            return None
+        if item == "--resume":
+            resume = True
+        elif item == "--config" or item.startswith("--config="):
+            path = item.partition("=")[2] or (queue.pop(0) if queue else "")
+            if not path:
+                raise FlowclasError("option --config lacks its file")
+        else:
+            rest.append(item)
+    return fit(load_config(path, rest), resume=resume)
+
+
+def fit(config: FitConfig, *, resume: bool = False) -> Path:
+    """Fit, choose, calibrate and write ``<output>/model.safetensors``; its path.
+
+    Several devices and nodes work as Lightning has them: start the same command with torchrun or under SLURM, with
+    trainer.devices and trainer.nodes as there.
+
+    Raises:
+        FlowclasError: bad data, a full disk, an output folder that holds another run, or settings that differ from
+            those of the run to be resumed.
+        FitInterrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    output = Path(config.output).expanduser()
+    try:
+        if _is_first_process():
+            _open_output(output, config, resume)
+        return _fit(output, config, resume=resume and (output / LAST).is_file())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            where = error.filename or output
+            raise FlowclasError(
+                f"'{where}' could not be written: {error.strerror}; make room or change output"
+            ) from error
+        raise
+
+
+def _open_output(output: Path, config: FitConfig, resume: bool) -> None:
+    """Refuse a folder with another run in it; write config.yaml."""
+    kept = output / CONFIG
+    has_run = any((output / name).is_file() for name in (LAST, CHECKPOINT))
+    if kept.is_file() and (has_run or resume):
+        if not resume:
+            raise FlowclasError(f"output '{output}' holds a run already; go on with --resume or choose another output")
+        changed = [key for key in changed_keys(load_config(kept), config) if key not in FREE_ON_RESUME]
+        if changed:
+            raise FlowclasError(
+                f"the run in '{output}' was begun with other settings of {', '.join(changed)}; resume with the same "
+                f"ones (--config {kept}), or choose another output"
+            )
+        return
+    if resume:
+        raise FlowclasError(f"there is no run to resume in '{output}'; start one without --resume")
+    with whole_file(kept) as temporary:
+        temporary.write_text(config_yaml(config), encoding="utf-8")
+
+
+def _fit(output: Path, config: FitConfig, *, resume: bool) -> Path:
+    device = resolve_device(config.trainer.device)
+    data = open_data(config)
+    L.seed_everything(config.seed, verbose=False)
+    model = FlowCLAS(_model_config(config))
+    module = FitModule(model, config, data)
+    _quiet_lightning()
+    _say(f"fitting on {len(data.train)} frames, choosing on {len(data.val)}; {len(data.outliers)} pseudo-outliers")
+    if config.method == "gaussian":
+        metrics = _fit_gaussian(output, module, device)
+    else:
+        metrics = _train(output, module, device, resume)
+    if not _is_first_process():
+        return output / CHECKPOINT
+    path = export(output, model, config, data, metrics, device)
+    _say(f"wrote {path}")
+    return path
+
+
+def _model_config(config: FitConfig) -> Any:
+    """The model as configured; the Gaussian baseline is the same with no step and no head."""
+    model = config.model
+    if config.method == "gaussian":
+        return replace(model, flow=replace(model.flow, steps=0, whitening=True), projection_dim=0)
+    return replace(model, projection_dim=0) if config.loss.contrastive == "none" else model
+
+
+def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch.device) -> None:
+    model.to(device).eval()
+    batches = FeatureBatches(model, data.train, config, device)
+
+    class Shown:  # progress for the long pass only: ActNorm looks at one batch more
+        def __iter__(self) -> Any:
+            return iter(track(batches, total=len(batches), description="whitening", transient=True))
+
+    model.flow.initialise(Shown())
+
+
+def _fit_gaussian(output: Path, module: FitModule, device: torch.device) -> dict[str, Any]:
+    _initialise(module.model, module.config, module.data, device)
+    trainer = L.Trainer(
+        **_hardware(replace(module.config, trainer=replace(module.config.trainer, devices=1, nodes=1)), device),
+        logger=False,
+        callbacks=[FitProgress()],
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=output,
+    )
+    (result,) = trainer.validate(module, verbose=False)
+    return {**{k: float(v) for k, v in result.items()}, "step": 0}
+
+
+def _train(output: Path, module: FitModule, device: torch.device, resume: bool) -> dict[str, Any]:
+    config = module.config
+    batches = module.batches(world=config.trainer.devices * config.trainer.nodes)
+    state = RunState(
+        output,
+        save_every=config.trainer.save_every,
+        val_every=config.trainer.val_every,
+        epoch=batches.steps_per_epoch,
+        total=len(batches),
+        minutes=config.trainer.max_minutes,
+    )
+    if resume and _is_finished(output / LAST):
+        _say("the run had finished; calibrating and writing its checkpoint again")
+        return _load_best(output, module)
+    if not resume:
+        _initialise(module.model, config, module.data, device)
+    trainer = _trainer(output, module, state, device)
+    try:
+        trainer.fit(module, ckpt_path=output / LAST if resume else None, weights_only=True)
+    except Interrupted as stop:
+        step = trainer.global_step
+        raise FitInterrupted(
+            f"interrupted; state saved at step {step} in '{output / LAST}'; go on with --resume", stop.signum
+        ) from None
+    except SystemExit:  # Lightning's answer to KeyboardInterrupt
+        raise FitInterrupted(f"interrupted at once; go on with --resume if '{output / LAST}' exists") from None
+    if state.finished and trainer.global_step < len(batches):
+        _say(f"stopped at step {trainer.global_step} of {len(batches)} after trainer.max_minutes")
+    return _load_best(output, module)
+
+
+def _trainer(output: Path, module: FitModule, state: RunState, device: torch.device) -> L.Trainer:
+    config = module.config
+    callbacks: list[Any] = [FitProgress(), Heatmaps(), LearningRateMonitor("step"), state]
+    if config.optimiser.ema:
+        callbacks.append(WeightEma(config.optimiser.ema))
+    return L.Trainer(
+        **_hardware(config, device),
+        # To Lightning the run is one epoch, validated every so many steps: its counters then hold the step alone, and
+        # the progress bar shows the time left of the whole run.
+        max_epochs=1,
+        val_check_interval=state.val_steps,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # module.StepBatches deals the frames out
+        gradient_clip_val=config.optimiser.clip or None,
+        log_every_n_steps=config.trainer.log_every,
+        logger=TensorBoardLogger(output, name="tensorboard", version=""),
+        callbacks=callbacks,
+        enable_model_summary=False,
+        default_root_dir=output,
+    )
+
+
+def _hardware(config: FitConfig, device: torch.device) -> dict[str, Any]:
+    trainer = config.trainer
+    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[trainer.precision]
+    if trainer.precision == "fp16" and device.type == "cpu":
+        raise FlowclasError("trainer.precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    named = device.type == "cuda" and ":" in trainer.device
+    if named and trainer.devices > 1:
+        raise FlowclasError(f"trainer.device {trainer.device} is one GPU, trainer.devices {trainer.devices}; use cuda")
+    return {
+        "accelerator": "gpu" if device.type == "cuda" else "cpu",
+        "devices": [device.index] if named else trainer.devices,
+        "num_nodes": trainer.nodes,
+        "precision": precision,
+    }
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types; each means: not a whole file of ours
+        raise FlowclasError(f"'{path}' is damaged ({type(error).__name__}); delete the run and fit again") from error
+    return bool(state["callbacks"]["RunState"]["finished"])
+
+
+def _load_best(output: Path, module: FitModule) -> dict[str, Any]:
+    """Put the chosen weights into the model; their metrics."""
+    path = output / BEST
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metrics = json.loads(file.metadata()["metrics"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FlowclasError(f"'{path}' cannot be read: {error}; delete the run and fit again") from error
+    module.model.load_state_dict(tensors, strict=False)
+    return metrics
+
+
+def _quiet_lightning() -> None:
+    """Its tips are for its own users; what matters is said here or raised."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+
+
+def _say(text: str) -> None:
+    if _is_first_process():
+        print(text, flush=True)
+
+
+def _is_first_process() -> bool:
+    """Of all processes of a run on several devices; known from the environment before they have met."""
+    return int(getattr(rank_zero_only, "rank", None) or 0) == 0

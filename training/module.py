@@ -1,0 +1,188 @@
+"""The Lightning module: FlowCLAS's loss, its optimiser, and validation on pasted scenes."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from flowclas_ros.model.flowclas import FlowCLAS
+from flowclas_ros.training.config import FitConfig
+from flowclas_ros.training.data import FitData, Frame, InlierDataset, StepBatches, collate, training_set, validation_set
+from flowclas_ros.training.losses import IGNORE, INLIER, flowclas_loss, labels_to_grid
+from flowclas_ros.training.metrics import PixelMetrics
+
+BACKBONE = "model.backbone."
+
+
+class FitModule(L.LightningModule):
+    """Trains everything of a FlowCLAS but its backbone.
+
+    All randomness of a step is drawn from a generator seeded with (seed, step, rank), and its batch is a function of
+    the same three: a resumed run needs no generator's state to go on exactly.
+    """
+
+    def __init__(self, model: FlowCLAS, config: FitConfig, data: FitData) -> None:
+        super().__init__()
+        self.model, self.config, self.data = model, config, data
+        self.strict_loading = False  # the frozen backbone is left out of the resumable state
+        self.metrics = PixelMetrics(streaming=True)
+        self.inlier_nll = (0.0, 0)  # sum and count over the validation's inlier pixels
+
+    # -- data ---------------------------------------------------------------------------------------------------
+
+    def batches(self, start: int = 0, rank: int = 0, world: int = 1) -> StepBatches:
+        """The run's batches from step ``start`` on, as this process sees them."""
+        config = self.config
+        return StepBatches(
+            len(self.data.train),
+            config.data.batch_size,
+            epochs=config.trainer.max_epochs,
+            seed=config.seed,
+            start=start,
+            rank=rank,
+            world=world,
+        )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Lightning's hook; a resumed run starts at the step that it is to do next."""
+        config, trainer = self.config, self.trainer
+        dataset = training_set(config, self.data)
+        sampler = self.batches(trainer.global_step, trainer.global_rank, trainer.world_size)
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Lightning's hook; every process validates all of it, so that the metrics need no merging."""
+        config = self.config
+        dataset = validation_set(config, self.data)
+        return DataLoader(dataset, batch_size=config.data.batch_size, collate_fn=collate, **self._loader_options())
+
+    def _loader_options(self) -> dict[str, Any]:
+        workers = self.config.data.workers
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": self.trainer.strategy.root_device.type == "cuda",
+            "worker_init_fn": _ignore_interrupts,
+        }
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Make this step's random numbers independent of all that came before."""
+        entropy = [self.config.seed, self.trainer.global_step, self.trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch (see losses.flowclas_loss)."""
+        features, labels = grid_features(self.model, batch["image"], batch["label"])
+        out_features = out_labels = None
+        if "out_image" in batch:
+            out_features, out_labels = grid_features(self.model, batch["out_image"], batch["out_label"])
+        losses = flowclas_loss(self.model, features, labels, out_features, out_labels, self.config.loss)
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "nll"))
+        return losses["loss"]
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW; linear warm-up, then a cosine to zero at the last step."""
+        config = self.config.optimiser
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        batches = self.batches(world=self.trainer.world_size)
+        warmup = round(config.warmup_epochs * batches.steps_per_epoch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, warmup, len(batches)))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen backbone out: it is large, and known by name."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(BACKBONE)}
+
+    # -- validation ---------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self.metrics = PixelMetrics(streaming=True)
+        self.inlier_nll = (0.0, 0)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Collect the scores of the labelled pixels, at image resolution: (B, H, W), nats per dimension."""
+        scores = self.model(batch["image"].float() / 255)
+        labels = batch["label"]
+        self.metrics.update(scores.cpu().numpy(), labels.cpu().numpy())
+        inliers = scores[labels == INLIER]
+        total, count = self.inlier_nll
+        self.inlier_nll = total + float(inliers.double().sum()), count + inliers.numel()
+        return {"scores": scores}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log AUPRC, FPR95 and the inliers' mean NLL."""
+        result = self.metrics.compute()
+        total, count = self.inlier_nll
+        self.log("val/auprc", result.auprc, prog_bar=True)
+        self.log("val/fpr95", result.fpr95)
+        self.log("val/auroc", result.auroc)
+        self.log("val/nll", total / max(count, 1))
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal's group; workers must live until the main one has ended its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def lr_factor(step: int, warmup: int, total: int) -> float:
+    """Learning rate at a step as a share of its top: linear to 1 over ``warmup`` steps, then a half cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+def grid_features(model: FlowCLAS, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and labels on one grid.
+
+    Args:
+        model: gives features and stride.
+        images: (B, 3, H, W) uint8 RGB.
+        labels: (B, H, W) uint8, 0 inlier, 1 outlier, 255 ignore.
+
+    Returns:
+        (B, C, h, w) and (B, h, w) uint8.
+    """
+    features = model.features(images.float() / 255)
+    size = model.working_size(*images.shape[-2:])
+    return features, labels_to_grid(labels, size, (features.shape[-2], features.shape[-1]), model.backbone.stride)
+
+
+class FeatureBatches:
+    """Inlier features over and over, each with the mask of its true (not padded) cells: what the flow starts from."""
+
+    def __init__(self, model: FlowCLAS, frames: Sequence[Frame], config: FitConfig, device: torch.device) -> None:
+        # Evenly spread, then shuffled: ActNorm looks at the first batch only, which must not be one place alone.
+        count = min(len(frames), config.trainer.init_frames)
+        spread = np.linspace(0, len(frames) - 1, count).round().astype(int)
+        order = np.random.default_rng(config.seed).permutation(spread)
+        self.model, self.device = model, device
+        self.loader = DataLoader(
+            InlierDataset([frames[i] for i in order]),
+            batch_size=config.data.batch_size,
+            collate_fn=collate,
+            num_workers=config.data.workers,
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader:
+            images, labels = batch["image"].to(self.device), batch["label"].to(self.device)
+            features, grid = grid_features(self.model, images, labels)
+            yield features, grid != IGNORE
