@@ -9,13 +9,15 @@ import types
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.config import FitConfig
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> FitConfig:
@@ -57,6 +59,8 @@ def help_text() -> str:
 
 
 def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser  # here, so that a FitConfig made in Python is fitted without it
+
     parser = ArgumentParser(
         prog="flowclas fit",
         usage="flowclas fit --config FILE [--resume] [--KEY VALUE ...]",
