@@ -57,8 +57,8 @@ def make_checkpoint(path: Path, short_side: int | None = None) -> Path:
     model = FlowCLAS(config).eval()
     scenes = [torch.from_numpy(picture(seed)).permute(2, 0, 1)[None].float() / 255 for seed in range(12)]
     with torch.no_grad():
-        model.flow.initialise([(model.features(scene), None) for scene in scenes[:4 if short_side else 8]])
-        calibration = Calibration.fit(model(scene).numpy() for scene in scenes[-4:])
+        model.flow.initialise([(model.features(scene), None) for scene in scenes[:2 if short_side else 8]])
+        calibration = Calibration.fit(model(scene).numpy() for scene in scenes[-2 if short_side else -4:])
     save_checkpoint(path, model, calibration=calibration.to_dict(), provenance={"made by": "test"}, embed_backbone=True)
     return path
 
@@ -117,7 +117,6 @@ class Peer:
     def __init__(self, target: str = "/detector", topic: str = "/image", reliable: bool = True):
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
-        from rclpy.qos import QoSProfile, ReliabilityPolicy
 
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
@@ -125,12 +124,22 @@ class Peer:
         self.target = target
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        from sensor_msgs.msg import Image
-
-        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        self.camera = self.node.create_publisher(Image, topic, QoSProfile(depth=5, reliability=reliability))
+        self._topic, self._reliable = topic, reliable
+        self.start_camera()
         self.got: dict[str, list] = {}
         self._clients: dict[str, Any] = {}
+
+    def start_camera(self) -> None:
+        """Offer the image topic."""
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import Image
+
+        reliability = ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT
+        self.camera = self.node.create_publisher(Image, self._topic, QoSProfile(depth=5, reliability=reliability))
+
+    def stop_camera(self) -> None:
+        """Offer it no more."""
+        self.node.destroy_publisher(self.camera)
 
     def close(self) -> None:
         """Leave the graph."""
