@@ -44,21 +44,25 @@ def make_checkpoint(path: Path, short_side: int | None = None) -> Path:
     `short_side`: pixels; a large one makes the model slow, since every frame is enlarged to it.
     """
     import torch
-
     from flowclas_ros.detection.calibration import Calibration
+
     from flowclas_ros.model.backbone import BackboneConfig
     from flowclas_ros.model.checkpoint import save_checkpoint
     from flowclas_ros.model.flow import FlowConfig
     from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
 
     torch.manual_seed(0)
-    config = FlowCLASConfig(BackboneConfig("mobilenetv2_100", weights="random", layers=(1,), stride=4),
-                            FlowConfig(steps=0), projection_dim=0, short_side=short_side)
+    config = FlowCLASConfig(
+        BackboneConfig("mobilenetv2_100", weights="random", layers=(1,), stride=4),
+        FlowConfig(steps=0),
+        projection_dim=0,
+        short_side=short_side,
+    )
     model = FlowCLAS(config).eval()
     scenes = [torch.from_numpy(picture(seed)).permute(2, 0, 1)[None].float() / 255 for seed in range(12)]
     with torch.no_grad():
-        model.flow.initialise([(model.features(scene), None) for scene in scenes[:2 if short_side else 8]])
-        calibration = Calibration.fit(model(scene).numpy() for scene in scenes[-2 if short_side else -4:])
+        model.flow.initialise([(model.features(scene), None) for scene in scenes[: 2 if short_side else 8]])
+        calibration = Calibration.fit(model(scene).numpy() for scene in scenes[-2 if short_side else -4 :])
     save_checkpoint(path, model, calibration=calibration.to_dict(), provenance={"made by": "test"}, embed_backbone=True)
     return path
 
@@ -69,8 +73,12 @@ def image_message(pixels: np.ndarray, encoding: str = "rgb8", stamp: Any = None,
 
     from sensor_msgs.msg import Image
 
-    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
-                    step=int(np.prod(pixels.shape[1:])) * pixels.itemsize)
+    message = Image(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        step=int(np.prod(pixels.shape[1:])) * pixels.itemsize,
+    )
     message.data = array("B", pixels.tobytes())
     message.header.frame_id = frame_id
     if stamp is not None:
@@ -86,7 +94,10 @@ class DetectorProcess:
         self._file = open(log, "wb")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flowclas_ros.node.detector_node", "--ros-args", *arguments],
-            stdout=self._file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     @property
     def text(self) -> str:
@@ -150,9 +161,8 @@ class Peer:
     def listen(self, *names: str) -> None:
         """Collect the detector's `~/name` topics under their names, and /diagnostics under its own."""
         from diagnostic_msgs.msg import DiagnosticArray
-        from sensor_msgs.msg import Image
-
         from flowclas_ros.msg import DetectorState
+        from sensor_msgs.msg import Image
 
         for name in names:
             kind = {"state": DetectorState, "/diagnostics": DiagnosticArray}.get(name, Image)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flowclas_ros.node.conversion import BrokenImage, to_message, to_rgb
+from flowclas_ros.node.conversion import BrokenImageError, to_message, to_rgb
 
 HEIGHT, WIDTH = 5, 7
 
@@ -17,8 +17,14 @@ def message(pixels, encoding, padding=0, bigendian=False):
     pixels = pixels.astype(pixels.dtype.newbyteorder(">" if bigendian else "<"))
     rows = np.frombuffer(pixels.tobytes(), np.uint8).reshape(pixels.shape[0], -1)
     rows = np.hstack([rows, np.full((len(rows), padding), 0xA5, np.uint8)])
-    return SimpleNamespace(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
-                           is_bigendian=int(bigendian), step=rows.shape[1], data=array("B", rows.tobytes()))
+    return SimpleNamespace(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=int(bigendian),
+        step=rows.shape[1],
+        data=array("B", rows.tobytes()),
+    )
 
 
 def colour():
@@ -32,9 +38,16 @@ def with_alpha(pixels):
 def encoded(encoding, rgb):
     """`rgb`, or its first channel as grey, in the encoding's own layout."""
     grey = rgb[..., 0]
-    return {"rgb8": rgb, "bgr8": rgb[..., ::-1], "rgba8": with_alpha(rgb), "bgra8": with_alpha(rgb[..., ::-1]),
-            "mono8": grey, "mono16": grey.astype(np.uint16) * 257, "16UC1": grey.astype(np.uint16) * 257,
-            "32FC1": grey.astype(np.float32) / 255}[encoding]
+    return {
+        "rgb8": rgb,
+        "bgr8": rgb[..., ::-1],
+        "rgba8": with_alpha(rgb),
+        "bgra8": with_alpha(rgb[..., ::-1]),
+        "mono8": grey,
+        "mono16": grey.astype(np.uint16) * 257,
+        "16UC1": grey.astype(np.uint16) * 257,
+        "32FC1": grey.astype(np.float32) / 255,
+    }[encoding]
 
 
 @pytest.mark.parametrize("bigendian", [False, True])
@@ -59,24 +72,27 @@ def test_float_grey_is_clipped_and_nan_is_black():
     np.testing.assert_array_equal(to_rgb(message(values, "32FC1"))[0, :, 0], [0, 0, 128, 255, 255, 0, 255])
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"data": array("B", bytes(HEIGHT * WIDTH * 3 - 1))}, "104 bytes where step 21 * height 5 needs 105"),
-    ({"height": 0}, "7x0 pixels is empty"),
-    ({"width": 0}, "0x5 pixels is empty"),
-    ({"step": WIDTH * 3 - 1}, "step 20 is shorter than a row"),
-    ({"data": array("B")}, "0 bytes"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"data": array("B", bytes(HEIGHT * WIDTH * 3 - 1))}, "104 bytes where step 21 * height 5 needs 105"),
+        ({"height": 0}, "7x0 pixels is empty"),
+        ({"width": 0}, "0x5 pixels is empty"),
+        ({"step": WIDTH * 3 - 1}, "step 20 is shorter than a row"),
+        ({"data": array("B")}, "0 bytes"),
+    ],
+)
 def test_a_message_that_contradicts_itself_is_refused(change, words):
     frame = message(colour(), "rgb8")
     vars(frame).update(change)
-    with pytest.raises(BrokenImage, match=words.replace("*", r"\*")):
+    with pytest.raises(BrokenImageError, match=words.replace("*", r"\*")):
         to_rgb(frame)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cv_bridge") is not None, reason="cv_bridge is installed here")
 def test_another_encoding_names_cv_bridge_when_it_is_absent():
     frame = message(np.zeros((4, 4, 2), np.uint8), "yuv422_yuy2")
-    with pytest.raises(BrokenImage) as caught:
+    with pytest.raises(BrokenImageError) as caught:
         to_rgb(frame)
     assert str(caught.value) == "encoding 'yuv422_yuy2' needs cv_bridge (apt install ros-$ROS_DISTRO-cv-bridge)"
 
@@ -87,11 +103,14 @@ def test_another_encoding_goes_through_cv_bridge():
     assert np.ptp(to_rgb(message(flat, "bayer_rggb8"))[2:-2, 2:-2]) == 0
 
 
-@pytest.mark.parametrize("encoding, pixels", [
-    ("mono8", colour()[..., 0]),
-    ("32FC1", np.linspace(-3, 900, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)),
-    ("bgr8", colour()[..., ::-1]),
-])
+@pytest.mark.parametrize(
+    "encoding, pixels",
+    [
+        ("mono8", colour()[..., 0]),
+        ("32FC1", np.linspace(-3, 900, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)),
+        ("bgr8", colour()[..., ::-1]),
+    ],
+)
 def test_a_picture_becomes_a_message_that_carries_the_header(encoding, pixels):
     pytest.importorskip("sensor_msgs", reason="needs ROS 2's sensor_msgs")
     from std_msgs.msg import Header

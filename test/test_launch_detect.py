@@ -17,10 +17,20 @@ from flowclas_ros.node.parameters import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILE = ROOT / "launch" / "detect.launch.py"
-ARGUMENTS = {"image_topic", "checkpoint", "params_file", "namespace", "device", "use_sim_time", "autostart", "log_level"}
+ARGUMENTS = {
+    "image_topic",
+    "checkpoint",
+    "params_file",
+    "namespace",
+    "device",
+    "use_sim_time",
+    "autostart",
+    "log_level",
+}
 needs_launch = pytest.mark.skipif(
     importlib.util.find_spec("launch_ros") is None,
-    reason="launch and launch_ros are not installed here (not on PyPI; apt install ros-$ROS_DISTRO-launch-ros)")
+    reason="launch and launch_ros are not installed here (not on PyPI; apt install ros-$ROS_DISTRO-launch-ros)",
+)
 
 
 def file_parameters():
@@ -58,8 +68,11 @@ def test_the_parameter_file_is_read_by_ros_as_it_stands(tmp_path):
 
 def test_the_launch_file_compiles_and_declares_the_documented_arguments(tmp_path):
     py_compile.compile(str(LAUNCH_FILE), cfile=str(tmp_path / "out.pyc"), doraise=True)
-    declared = next(node.value for node in ast.parse(LAUNCH_FILE.read_text()).body
-                    if isinstance(node, ast.Assign) and node.targets[0].id == "ARGUMENTS")
+    declared = next(
+        node.value
+        for node in ast.parse(LAUNCH_FILE.read_text()).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "ARGUMENTS"
+    )
     assert {key.value for key in declared.keys} == ARGUMENTS
 
 
@@ -70,7 +83,9 @@ def test_the_launch_file_overrides_only_parameters_that_the_node_declares():
 
 def test_the_large_image_settings_are_given_unless_the_user_has_set_them():
     assert settings_for_large_images({}) == {
-        **MALLOC_SETTINGS, **{name: str(PROFILE.resolve()) for name in PROFILE_VARIABLES}}
+        **MALLOC_SETTINGS,
+        **{name: str(PROFILE.resolve()) for name in PROFILE_VARIABLES},
+    }
     for name in PROFILE_VARIABLES:
         assert settings_for_large_images({name: "mine.xml"}) == MALLOC_SETTINGS
     first = next(iter(MALLOC_SETTINGS))
@@ -83,18 +98,28 @@ if importlib.util.find_spec("launch_pytest") is not None and importlib.util.find
 
     @launch_pytest.fixture(scope="module")
     def launched(tmp_path_factory):
-        from launch import LaunchDescription
         from launch.actions import IncludeLaunchDescription
         from launch.launch_description_sources import PythonLaunchDescriptionSource
         from launch_pytest.actions import ReadyToTest
 
+        from launch import LaunchDescription
+
         checkpoint = make_checkpoint(tmp_path_factory.mktemp("model") / "small.safetensors")
-        return LaunchDescription([
-            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(LAUNCH_FILE)), launch_arguments={
-                "checkpoint": str(checkpoint), "image_topic": "/cam/image_raw", "namespace": "robot", "device": "cpu",
-                "params_file": str(ROOT / "config" / "detector.yaml")}.items()),
-            ReadyToTest(),
-        ])
+        return LaunchDescription(
+            [
+                IncludeLaunchDescription(
+                    PythonLaunchDescriptionSource(str(LAUNCH_FILE)),
+                    launch_arguments={
+                        "checkpoint": str(checkpoint),
+                        "image_topic": "/cam/image_raw",
+                        "namespace": "robot",
+                        "device": "cpu",
+                        "params_file": str(ROOT / "config" / "detector.yaml"),
+                    }.items(),
+                ),
+                ReadyToTest(),
+            ]
+        )
 
     @pytest.mark.launch(fixture=launched)
     def test_the_launched_detector_becomes_active_and_answers():
@@ -107,7 +132,10 @@ if importlib.util.find_spec("launch_pytest") is not None and importlib.util.find
         finally:
             peer.close()
 else:
-    @pytest.mark.skip(reason="launch_pytest is not installed here (not on PyPI; apt install ros-$ROS_DISTRO-launch-pytest)")
+
+    @pytest.mark.skip(
+        reason="launch_pytest is not installed here (not on PyPI; apt install ros-$ROS_DISTRO-launch-pytest)"
+    )
     def test_the_launched_detector_becomes_active_and_answers():
         """Stands in, so that the skip is seen by name."""
 

@@ -8,7 +8,17 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from node_support import HEIGHT, LOAD_TIMEOUT, OUTPUTS, WIDTH, DetectorProcess, Peer, image_message, make_checkpoint, picture
+from node_support import (
+    HEIGHT,
+    LOAD_TIMEOUT,
+    OUTPUTS,
+    WIDTH,
+    DetectorProcess,
+    Peer,
+    image_message,
+    make_checkpoint,
+    picture,
+)
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
@@ -34,9 +44,19 @@ def direct(checkpoint):
 @pytest.fixture(scope="module")
 def graph(checkpoint, tmp_path_factory):
     """A detector that starts itself, and a peer that listens to all it says."""
-    detector = DetectorProcess(tmp_path_factory.mktemp("log") / "detector.log", "-p", f"checkpoint:={checkpoint}",
-                               "-p", "device:=cpu", "-p", "autostart:=true", "-p", "max_age:=0.0",
-                               "-p", f"stale_after:={STALE_AFTER}")
+    detector = DetectorProcess(
+        tmp_path_factory.mktemp("log") / "detector.log",
+        "-p",
+        f"checkpoint:={checkpoint}",
+        "-p",
+        "device:=cpu",
+        "-p",
+        "autostart:=true",
+        "-p",
+        "max_age:=0.0",
+        "-p",
+        f"stale_after:={STALE_AFTER}",
+    )
     peer = Peer()
     try:
         peer.listen(*OUTPUTS, "state", "/diagnostics")
@@ -76,7 +96,11 @@ def test_every_output_carries_the_header_and_the_detectors_answer(peer, direct):
     expected = direct.detect(rgb)
     assert all(output.header == message.header for output in got.values())
     assert {name: got[name].encoding for name in OUTPUTS} == {
-        "mask": "mono8", "heatmap": "mono8", "score": "32FC1", "overlay": "bgr8"}
+        "mask": "mono8",
+        "heatmap": "mono8",
+        "score": "32FC1",
+        "overlay": "bgr8",
+    }
     assert all((got[name].height, got[name].width) == (HEIGHT, WIDTH) for name in OUTPUTS)
     np.testing.assert_allclose(pixels_of(got["score"], np.float32), expected.score, atol=SCORE_TOLERANCE)
     np.testing.assert_array_equal(np.unique(pixels_of(got["mask"])), [0, 255])
@@ -100,9 +124,16 @@ def test_every_plain_encoding_scores_like_the_picture_from_a_file(peer, direct, 
     colour = encoding in ("rgb8", "bgr8", "rgba8", "bgra8")
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     opaque = np.full((HEIGHT, WIDTH, 1), 255, np.uint8)
-    sent = {"rgb8": rgb, "bgr8": rgb[..., ::-1], "rgba8": np.dstack([rgb, opaque]),
-            "bgra8": np.dstack([rgb[..., ::-1], opaque]), "mono8": grey, "mono16": grey.astype(np.uint16) * 257,
-            "16UC1": grey.astype(np.uint16) * 257, "32FC1": grey.astype(np.float32) / 255}[encoding]
+    sent = {
+        "rgb8": rgb,
+        "bgr8": rgb[..., ::-1],
+        "rgba8": np.dstack([rgb, opaque]),
+        "bgra8": np.dstack([rgb[..., ::-1], opaque]),
+        "mono8": grey,
+        "mono16": grey.astype(np.uint16) * 257,
+        "16UC1": grey.astype(np.uint16) * 257,
+        "32FC1": grey.astype(np.float32) / 255,
+    }[encoding]
     cv2.imwrite(str(tmp_path / "picture.png"), rgb[..., ::-1] if colour else grey)
     read = cv2.cvtColor(cv2.imread(str(tmp_path / "picture.png"), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     got = peer.exchange(stamped(peer, sent, encoding), "score")["score"]
@@ -121,10 +152,13 @@ def test_padded_rows_and_big_endian_pixels_score_alike(peer, direct):
     np.testing.assert_allclose(pixels_of(got, np.float32), expected, atol=SCORE_TOLERANCE)
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda message: setattr(message, "data", message.data[:-1]), "image data has"),
-    (lambda message: setattr(message, "encoding", "no_such_encoding"), "no_such_encoding"),
-])
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda message: setattr(message, "data", message.data[:-1]), "image data has"),
+        (lambda message: setattr(message, "encoding", "no_such_encoding"), "no_such_encoding"),
+    ],
+)
 def test_a_broken_frame_raises_fault_with_its_reason_and_the_next_frame_works(peer, spoil, words):
     before = peer.exchange(stamped(peer, picture(34)), "state")["state"]
     broken = stamped(peer, picture(34))
@@ -174,6 +208,7 @@ def test_frames_that_all_come_too_late_end_in_stale_that_says_why(peer):
     peer.exchange(stamped(peer, picture(38)), "state")
     peer.set("max_age", 5.0)
     try:
+
         def late():
             message = stamped(peer, picture(38))
             message.header.stamp.sec -= 3600

@@ -11,7 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from node_support import (
-    ANSWER_TIMEOUT, LOAD_TIMEOUT, OUTPUTS, START_TIMEOUT, DetectorProcess, Peer, image_message, make_checkpoint, picture,
+    ANSWER_TIMEOUT,
+    LOAD_TIMEOUT,
+    OUTPUTS,
+    START_TIMEOUT,
+    DetectorProcess,
+    Peer,
+    image_message,
+    make_checkpoint,
+    picture,
 )
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
@@ -28,16 +36,30 @@ def models(tmp_path_factory):
     damaged = folder / "damaged.safetensors"
     whole = make_checkpoint(folder / "small.safetensors")
     damaged.write_bytes(whole.read_bytes()[:1000])
-    return SimpleNamespace(small=str(whole), damaged=str(damaged), missing=str(folder / "missing.safetensors"),
-                           slow=str(make_checkpoint(folder / "slow.safetensors", short_side=SLOW_SIDE)))
+    return SimpleNamespace(
+        small=str(whole),
+        damaged=str(damaged),
+        missing=str(folder / "missing.safetensors"),
+        slow=str(make_checkpoint(folder / "slow.safetensors", short_side=SLOW_SIDE)),
+    )
 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
     """An unconfigured detector under another name and namespace, and a peer."""
-    detector = DetectorProcess(tmp_path_factory.mktemp("log") / "detector.log", "-r", "__ns:=/robot",
-                               "-r", "__node:=eyes", "-r", "image:=/cam/image_raw", "-p", "device:=cpu",
-                               "-p", "max_age:=0.0")
+    detector = DetectorProcess(
+        tmp_path_factory.mktemp("log") / "detector.log",
+        "-r",
+        "__ns:=/robot",
+        "-r",
+        "__node:=eyes",
+        "-r",
+        "image:=/cam/image_raw",
+        "-p",
+        "device:=cpu",
+        "-p",
+        "max_age:=0.0",
+    )
     peer = Peer("/robot/eyes", "/cam/image_raw")
     try:
         peer.until(lambda: peer.state() == "unconfigured", "the detector's services", START_TIMEOUT)
@@ -87,8 +109,10 @@ def test_round_trips_leave_no_publisher_and_no_thread(graph, peer, models):
         last = peer.until(lambda: peer.last_state(3, "deactivated"), "the farewell")
         assert last.frames_processed == 1
         assert peer.change("cleanup")
-        peer.until(lambda: not any(peer.node.count_publishers(f"{peer.target}/{name}") for name in (*OUTPUTS, "state")),
-                   "the outputs going")
+        peer.until(
+            lambda: not any(peer.node.count_publishers(f"{peer.target}/{name}") for name in (*OUTPUTS, "state")),
+            "the outputs going",
+        )
         threads.append(graph.detector.threads())
     assert threads[-1] == threads[0]
 
@@ -101,9 +125,17 @@ def test_an_inactive_detector_does_not_look(peer, models):
     assert not peer.got["mask"] and not peer.got["state"]
 
 
-@pytest.mark.parametrize("name, value", [
-    ("false_alarm_rate", 1.5), ("min_area", 0), ("max_age", -1.0), ("precision", "fp8"), ("qos", "best"),
-    ("checkpoint", 3)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("false_alarm_rate", 1.5),
+        ("min_area", 0),
+        ("max_age", -1.0),
+        ("precision", "fp8"),
+        ("qos", "best"),
+        ("checkpoint", 3),
+    ],
+)
 def test_a_parameter_out_of_range_is_refused_and_changes_nothing(peer, name, value):
     from rcl_interfaces.srv import GetParameters
 
@@ -132,8 +164,11 @@ def test_fast_input_into_a_slow_model_keeps_the_newest_frame_and_counts_the_rest
         return len(sent) == FLOOD
 
     peer.until(flood, "the flood")
-    last = peer.until(lambda: next((s for s in peer.got["state"] if s.header.stamp == sent[-1]), None),
-                      "the newest frame's result", LOAD_TIMEOUT)
+    last = peer.until(
+        lambda: next((s for s in peer.got["state"] if s.header.stamp == sent[-1]), None),
+        "the newest frame's result",
+        LOAD_TIMEOUT,
+    )
     assert last.frames_processed < last.frames_received  # else the model was not slow
     assert last.frames_received == last.frames_processed + last.frames_dropped
     seen = [message.header.stamp for message in peer.got["mask"]]
@@ -168,12 +203,21 @@ def test_a_topic_that_nobody_publishes_is_named_in_the_state(peer, models):
         peer.start_camera()
 
 
-@pytest.mark.parametrize("override, words", [
-    ("false_alarm_rate:=7.0", "false_alarm_rate"), ("precision:=fp8", "precision 'fp8' is none of fp32, bf16, fp16"),
-    ("min_area:=many", "min_area")])
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("false_alarm_rate:=7.0", "false_alarm_rate"),
+        ("precision:=fp8", "precision 'fp8' is none of fp32, bf16, fp16"),
+        ("min_area:=many", "min_area"),
+    ],
+)
 def test_a_bad_override_ends_the_process_with_one_line(override, words):
     ended = subprocess.run(
         [sys.executable, "-m", "flowclas_ros.node.detector_node", "--ros-args", "-p", override],
-        capture_output=True, text=True, timeout=START_TIMEOUT + ANSWER_TIMEOUT, env=os.environ)
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT + ANSWER_TIMEOUT,
+        env=os.environ,
+    )
     assert ended.returncode == 2
     assert words in ended.stderr and "Traceback" not in ended.stderr

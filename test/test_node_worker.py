@@ -71,7 +71,7 @@ def test_an_item_that_fails_is_reported_and_the_next_goes_on(held):
 def test_a_call_that_the_worker_does_not_get_to_times_out(held):
     held.worker.offer(1)
     assert held.begun.wait(TIMEOUT)
-    with pytest.raises(TimeoutError, match="'test' did not answer in 0.01 s"):
+    with pytest.raises(TimeoutError, match="'test' did not answer"):
         held.worker.call(lambda: None, 0.01)
 
 
@@ -95,9 +95,14 @@ def searched(now=0.0, **kwargs):
     return status
 
 
-@pytest.mark.parametrize("kwargs, level, words", [
-    ({}, Level.CLEAR, "nothing above"), ({"anomalous": 3}, Level.CAUTION, "3.00% of the pixels"),
-    ({"anomalous": 60, "regions": 2}, Level.HAZARD, "2 hazards")])
+@pytest.mark.parametrize(
+    "kwargs, level, words",
+    [
+        ({}, Level.CLEAR, "nothing above"),
+        ({"anomalous": 3}, Level.CAUTION, "3.00% of the pixels"),
+        ({"anomalous": 60, "regions": 2}, Level.HAZARD, "2 hazards"),
+    ],
+)
 def test_the_scene_gives_the_level(kwargs, level, words):
     found, text = searched(**kwargs).verdict(0.5, STALE_AFTER)
     assert found == level and words in text

@@ -60,8 +60,10 @@ def stream(node: Node, pictures: Iterator[np.ndarray], rate: float, listeners: i
     patience = time.monotonic() + PATIENCE
     while publisher.get_subscription_count() < listeners:
         if time.monotonic() > patience:
-            raise FlowclasError(f"only {publisher.get_subscription_count()} of {listeners} listeners came to "
-                                f"{publisher.topic_name} in {PATIENCE:.0f} s")
+            raise FlowclasError(
+                f"only {publisher.get_subscription_count()} of {listeners} listeners came to "
+                f"{publisher.topic_name} in {PATIENCE:.0f} s"
+            )
         rclpy.spin_once(node, timeout_sec=0.05)
     start, sent = time.monotonic(), 0
     for picture in itertools.chain([first], pictures):

@@ -30,7 +30,7 @@ class ImageLike(Protocol):
     data: Any
 
 
-class BrokenImage(FlowclasError):
+class BrokenImageError(FlowclasError):
     """A message whose fields contradict each other, or whose encoding cannot be read here."""
 
 
@@ -41,7 +41,7 @@ def to_rgb(message: ImageLike) -> np.ndarray:
     handed to torch. 16-bit pixels (mono16, 16UC1) are read as their high byte: full scale is 65535, fixed, because a
     stretch fitted to each frame would make the score of one place depend on what else is in the picture. A camera
     that fills only 10, 12 or 14 of the bits must be shifted up by its driver. 32FC1 is grey in 0..1, clipped; NaN is
-    black. Every other encoding goes through cv_bridge. Raises BrokenImage.
+    black. Every other encoding goes through cv_bridge. Raises BrokenImageError.
     """
     if message.encoding not in PLAIN_ENCODINGS:
         return _through_cv_bridge(message)
@@ -54,24 +54,29 @@ def to_rgb(message: ImageLike) -> np.ndarray:
     if message.encoding == "mono8":
         grey: np.ndarray = np.ndarray((height, width), np.uint8, data, strides=(step, 1))
     elif message.encoding == "32FC1":
-        grey = _grey_of_float(np.ndarray((height, width), ">f4" if message.is_bigendian else "<f4", data,
-                                         strides=(step, 4)))
+        grey = _grey_of_float(
+            np.ndarray((height, width), ">f4" if message.is_bigendian else "<f4", data, strides=(step, 4))
+        )
     else:  # mono16, 16UC1: the high byte stands first when big-endian, second otherwise
         grey = np.ndarray((height, width), np.uint8, data, offset=0 if message.is_bigendian else 1, strides=(step, 2))
     return np.broadcast_to(grey[..., None], (height, width, 3))
 
 
 def check_layout(message: ImageLike, bytes_per_pixel: int) -> None:
-    """Raise BrokenImage when size, step and data of `message` cannot all be true."""
+    """Raise BrokenImageError when size, step and data of `message` cannot all be true."""
     height, width, step, size = message.height, message.width, message.step, len(message.data)
     if height == 0 or width == 0:
-        raise BrokenImage(f"image of {width}x{height} pixels is empty: check the camera driver")
+        raise BrokenImageError(f"image of {width}x{height} pixels is empty: check the camera driver")
     if step < width * bytes_per_pixel:
-        raise BrokenImage(f"image step {step} is shorter than a row: {width} pixels of '{message.encoding}' take "
-                          f"{width * bytes_per_pixel} bytes: check the camera driver")
+        raise BrokenImageError(
+            f"image step {step} is shorter than a row: {width} pixels of '{message.encoding}' take "
+            f"{width * bytes_per_pixel} bytes: check the camera driver"
+        )
     if size < step * height:
-        raise BrokenImage(f"image data has {size} bytes where step {step} * height {height} needs {step * height}: "
-                          "check the camera driver")
+        raise BrokenImageError(
+            f"image data has {size} bytes where step {step} * height {height} needs {step * height}: "
+            "check the camera driver"
+        )
 
 
 def to_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
@@ -87,8 +92,15 @@ def to_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
     contiguous = np.ascontiguousarray(pixels)
     data = array("B")
     data.frombytes(contiguous.data.cast("B") if contiguous.size else b"")
-    return Image(header=header, height=contiguous.shape[0], width=contiguous.shape[1], encoding=encoding,
-                 is_bigendian=int(sys.byteorder == "big"), step=contiguous.strides[0], data=data)
+    return Image(
+        header=header,
+        height=contiguous.shape[0],
+        width=contiguous.shape[1],
+        encoding=encoding,
+        is_bigendian=int(sys.byteorder == "big"),
+        step=contiguous.strides[0],
+        data=data,
+    )
 
 
 def _grey_of_float(values: np.ndarray) -> np.ndarray:
@@ -103,12 +115,17 @@ def _through_cv_bridge(message: ImageLike) -> np.ndarray:
         from cv_bridge import CvBridge
     except ImportError as error:
         if getattr(error, "name", None) == "cv_bridge":
-            raise BrokenImage(f"encoding '{message.encoding}' needs cv_bridge "
-                              "(apt install ros-$ROS_DISTRO-cv-bridge)") from None
-        raise BrokenImage(f"encoding '{message.encoding}' needs cv_bridge, which is installed but does not load "
-                          f"({error}): NumPy below 2 may be what it wants") from error
+            raise BrokenImageError(
+                f"encoding '{message.encoding}' needs cv_bridge (apt install ros-$ROS_DISTRO-cv-bridge)"
+            ) from None
+        raise BrokenImageError(
+            f"encoding '{message.encoding}' needs cv_bridge, which is installed but does not load "
+            f"({error}): NumPy below 2 may be what it wants"
+        ) from error
     check_layout(message, 1)
     try:
         return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
     except Exception as error:  # cv_bridge raises CvBridgeError, KeyError, AttributeError and cv2.error alike
-        raise BrokenImage(f"encoding '{message.encoding}' is not one that cv_bridge turns into rgb8: {error}") from error
+        raise BrokenImageError(
+            f"encoding '{message.encoding}' is not one that cv_bridge turns into rgb8: {error}"
+        ) from error

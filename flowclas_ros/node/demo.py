@@ -40,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     for module in ("rclpy", "flowclas_ros.msg"):
         if not _there(module):
-            raise FlowclasError(f"the demo needs ROS 2, and '{module}' is not to be had: run `make demo`, or source a "
-                                "ROS 2 workspace in which flowclas_ros is built")
+            raise FlowclasError(
+                f"the demo needs ROS 2, and '{module}' is not to be had: run `make demo`, or source a "
+                "ROS 2 workspace in which flowclas_ros is built"
+            )
     if options.source and not Path(options.source).exists():
         raise FlowclasError(f"source '{options.source}' does not exist: give a bag, a folder of images or a video")
     if options.checkpoint and not Path(options.checkpoint).is_file():
@@ -60,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(prog="flowclas demo", description="A detector in a real ROS 2 graph on a camera "
-                                     "stream; ends by itself with a table and pictures.")
+    parser = argparse.ArgumentParser(
+        prog="flowclas demo",
+        description="A detector in a real ROS 2 graph on a camera stream; ends by itself with a table and pictures.",
+    )
     parser.add_argument("--checkpoint", help="checkpoint to detect with; without: a small one is fitted on drawn roads")
     parser.add_argument("--source", help="bag, folder of images, video or image; without: a drawn road")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for pictures and logs")
@@ -84,8 +88,13 @@ class Start:
         log = self._folder / f"{name}.log"
         with open(log, "wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", f"flowclas_ros.node.{name}", *arguments], stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if pipe else file, stderr=file, text=True, env={**os.environ, **environment})
+                [sys.executable, "-m", f"flowclas_ros.node.{name}", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipe else file,
+                stderr=file,
+                text=True,
+                env={**os.environ, **environment},
+            )
         self.running.append(process)
         self.logs[process.pid] = log
         return process
@@ -137,11 +146,34 @@ def run(options: argparse.Namespace, start: Start, console: Console) -> None:
     checkpoint = options.checkpoint or fit(options, start, console)
     rate, seconds = str(options.rate), str(options.seconds)
     source = ["--source", options.source] if options.source else []
-    camera = start("camera", "--rate", rate, "--seconds", seconds, "--listeners", "2", *source,
-                   "--ros-args", "-r", f"__ns:={NAMESPACE}", pipe=True)
-    chosen = [] if options.checkpoint else ["-p", f"false_alarm_rate:={FALSE_ALARM_RATE}", "-p", f"min_area:={MIN_AREA}"]
-    detector = start("detector_node", "--ros-args", "-r", f"__ns:={NAMESPACE}", "-p", f"checkpoint:={checkpoint}",
-                     "-p", f"device:={options.device}", *chosen)
+    camera = start(
+        "camera",
+        "--rate",
+        rate,
+        "--seconds",
+        seconds,
+        "--listeners",
+        "2",
+        *source,
+        "--ros-args",
+        "-r",
+        f"__ns:={NAMESPACE}",
+        pipe=True,
+    )
+    chosen = (
+        [] if options.checkpoint else ["-p", f"false_alarm_rate:={FALSE_ALARM_RATE}", "-p", f"min_area:={MIN_AREA}"]
+    )
+    detector = start(
+        "detector_node",
+        "--ros-args",
+        "-r",
+        f"__ns:={NAMESPACE}",
+        "-p",
+        f"checkpoint:={checkpoint}",
+        "-p",
+        f"device:={options.device}",
+        *chosen,
+    )
     listener = Listener(NAMESPACE, round(options.rate * options.seconds))
     try:
         console.print("starting the detector ...")
@@ -153,8 +185,9 @@ def run(options: argparse.Namespace, start: Start, console: Console) -> None:
         listener.close()
     if state is None or not state.frames_processed:
         raise start.failure(detector, f"of {sent} frames none was processed")
-    outcome = demo_report.Outcome(listener.frames, sent, state.frames_received, state.frames_processed,
-                                  state.frames_dropped)
+    outcome = demo_report.Outcome(
+        listener.frames, sent, state.frames_received, state.frames_processed, state.frames_dropped
+    )
     console.print(demo_report.table(outcome))
     for path in demo_report.write_pictures(outcome, options.output):
         console.print(f"wrote {path}")
@@ -176,8 +209,12 @@ def fit(options: argparse.Namespace, start: Start, console: Console) -> Path:
 def watch(listener, camera, detector, start: Start, options: argparse.Namespace, console: Console) -> int:  # type: ignore[no-untyped-def]
     """Listen until the camera has sent its frames and the last of them are through; the number sent."""
     expected = round(options.rate * options.seconds)
-    columns = (TextColumn("streaming"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} frames"),
-               TimeRemainingColumn())
+    columns = (
+        TextColumn("streaming"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} frames"),
+        TimeRemainingColumn(),
+    )
 
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=expected)
@@ -190,8 +227,9 @@ def watch(listener, camera, detector, start: Start, options: argparse.Namespace,
             if listener.last_state is not None:
                 progress.update(task, completed=listener.last_state.frames_received)
 
-        listener.spin_until(lambda: camera.poll() is not None, look, options.seconds + START_TIMEOUT + PATIENCE,
-                            "the stream")
+        listener.spin_until(
+            lambda: camera.poll() is not None, look, options.seconds + START_TIMEOUT + PATIENCE, "the stream"
+        )
         look()
         sent = int(json.loads(list(_lines(camera.stdout))[-1])["sent"])
 

@@ -53,7 +53,8 @@ class Listener:
         self._node.create_subscription(Image, "image", lambda message: self._show("image", message), qos)
         for name in ("heatmap", "overlay"):
             self._node.create_subscription(
-                Image, f"detector/{name}", lambda message, name=name: self._show(name, message), qos)
+                Image, f"detector/{name}", lambda message, name=name: self._show(name, message), qos
+            )
 
     def close(self) -> None:
         """Leave the graph."""

@@ -64,10 +64,15 @@ def write_pictures(outcome: Outcome, folder: Path) -> list[Path]:
     rows = []
     for stamp, frame in chosen(outcome.frames):
         first = min(outcome.frames)
-        label = f"{(stamp - first) * 1e-9:.1f} s: {frame.state.message}"
-        rows.append([("camera", frame.pictures["image"]),
-                     ("heat", heat_image(frame.pictures["heatmap"][..., 0].astype(np.float32) / 255)),
-                     (label, frame.pictures["overlay"])])
+        seen = f"{frame.state.hazard_count} hazards, peak {frame.state.peak_score:.1f} nats/dim"
+        label = f"{(stamp - first) * 1e-9:.1f} s: {seen if frame.state.hazard_count else 'no hazard'}"
+        rows.append(
+            [
+                ("camera", frame.pictures["image"]),
+                ("heat", heat_image(frame.pictures["heatmap"][..., 0].astype(np.float32) / 255)),
+                (label, frame.pictures["overlay"]),
+            ]
+        )
     if rows:
         written.append(folder / "contact_sheet.png")
         write_png(written[-1], contact_sheet(rows, tile_width=420))
@@ -79,8 +84,11 @@ def write_pictures(outcome: Outcome, folder: Path) -> list[Path]:
 
 def chosen(frames: dict[int, Frame]) -> list[tuple[int, Frame]]:
     """Frames for the sheet: of each of SHEET_ROWS equal parts of the stream the one with the highest score."""
-    whole = [(stamp, frame) for stamp, frame in sorted(frames.items())
-             if len(frame.pictures) == 3 and frame.state is not None]
+    whole = [
+        (stamp, frame)
+        for stamp, frame in sorted(frames.items())
+        if len(frame.pictures) == 3 and frame.state is not None
+    ]
     parts = np.array_split(np.arange(len(whole)), min(SHEET_ROWS, len(whole))) if whole else []
     return [max((whole[index] for index in part), key=lambda item: item[1].state.peak_score) for part in parts]
 
@@ -100,12 +108,11 @@ def plot_latency(outcome: Outcome, path: Path) -> None:
     axes.plot(seconds, milliseconds, color=INK, linewidth=0.6, alpha=0.4)
     for chosen_, colour, label in ((~hazard, QUIET, "no hazard"), (hazard, SIGNAL, "hazard")):
         axes.scatter(seconds[chosen_], milliseconds[chosen_], s=14, color=colour, label=label, zorder=3)
-    axes.axhline(float(np.median(milliseconds)), color=INK, linewidth=0.8, linestyle="--")
-    axes.annotate(f"median {np.median(milliseconds):.0f} ms", (1.0, float(np.median(milliseconds))),
-                  xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=INK)
+    median = float(np.median(milliseconds))
+    axes.axhline(median, color=INK, linewidth=0.8, linestyle="--", label=f"median {median:.0f} ms")
     axes.set(xlabel="seconds since the first frame", ylabel="stamp to mask (ms)", ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=8)
+    axes.legend(frameon=False, loc="lower left", ncols=3, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=130, format="png")
     write_bytes(path, buffer.getvalue())

@@ -24,19 +24,21 @@ LOOP = 36.0  # metres after which the ground repeats; a multiple of the dashes' 
 HALF_ROAD = 3.5  # metres
 VERGE, MEADOW = 12.5, 7.0  # metres: where the texture ends, and how much of it is meadow alone
 NEAR, FAR = 3.0, 90.0  # metres between which things are drawn
-SPEED = 9.0  # metres a second
+SPEED = 10.0  # metres a second
+SPACING = 45.0  # metres from one foreign thing to the next
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A sprite (h, w, 4) uint8 RGBA on the ground at x, z, `height` metres tall."""
+    """A sprite (h, w, 4) uint8 RGBA on the ground at x, z, `height` metres tall, out of sight beyond `sight` metres."""
 
     x: float
     z: float
     height: float
     sprite: Array
+    sight: float = FAR
 
 
 class Road:
@@ -63,15 +65,15 @@ class Road:
         horizon, shift = HORIZON + 2.5 * sway, 0.25 * sway
         image = np.empty((HEIGHT, WIDTH, 3), np.float32)
         top = round(horizon)
-        image[:top] = self._sky[-top - 20:-20]
+        image[:top] = self._sky[-top - 20 : -20]
         self._lay_ground(image, horizon, z, shift)
         for thing in sorted(self._things, key=lambda thing: -((thing.z - z) % self._length)):
             distance = (thing.z - z) % self._length
-            if NEAR < distance < FAR:
+            if NEAR < distance < thing.sight:
                 self._stand(image, thing, distance, horizon, shift)
         image *= self._light
         y, x = np.random.default_rng(round(z * 1000)).integers(0, (HEIGHT, WIDTH))  # another part for every frame
-        image += self._speckle[y:y + HEIGHT, x:x + WIDTH]
+        image += self._speckle[y : y + HEIGHT, x : x + WIDTH]
         return np.clip(image, 0, 255).astype(np.uint8)
 
     def _lay_ground(self, image: Array, horizon: float, z: float, shift: float) -> None:
@@ -87,10 +89,14 @@ class Road:
             chosen = np.flatnonzero((depth >= near) & (depth < far))
             if chosen.size:
                 image[round(horizon) + chosen] = cv2.remap(
-                    level, np.ascontiguousarray(map_x[chosen], np.float32),
-                    np.ascontiguousarray(map_z[chosen], np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+                    level,
+                    np.ascontiguousarray(map_x[chosen], np.float32),
+                    np.ascontiguousarray(map_z[chosen], np.float32),
+                    cv2.INTER_LINEAR,
+                    borderMode=cv2.BORDER_WRAP,
+                )
         thick = np.exp(-depth / self._haze_depth)[:, None, None]
-        image[round(horizon):] = image[round(horizon):] * thick + self._haze * (1 - thick)
+        image[round(horizon) :] = image[round(horizon) :] * thick + self._haze * (1 - thick)
 
     def _stand(self, image: Array, thing: Standing, depth: float, horizon: float, shift: float) -> None:
         scale = FOCAL / depth  # pixels a metre
@@ -105,10 +111,10 @@ class Road:
         y0, y1, x0, x1 = max(top, 0), min(top + rows, HEIGHT), max(left, 0), min(left + columns, WIDTH)
         if y0 >= y1 or x0 >= x1:
             return
-        sprite = sprite[y0 - top:y1 - top, x0 - left:x1 - left].astype(np.float32)
+        sprite = sprite[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.float32)
         thick = np.exp(-depth / self._haze_depth)
         colour = sprite[..., :3] * thick + self._haze * (1 - thick)
-        alpha = sprite[..., 3:] / 255
+        alpha = sprite[..., 3:] / 255 * min(1.0, (thing.sight - depth) / 5)  # things come up, they do not pop up
         image[y0:y1, x0:x1] += (colour - image[y0:y1, x0:x1]) * alpha
 
     def _draw_sky(self, rng: np.random.Generator) -> Array:
@@ -137,7 +143,7 @@ class Road:
         green = meadow + broad[..., None] * np.array([22, 14, 10], np.float32) + fine[..., None] * 14
         gravel = np.array([140, 130, 112], np.float32) + (fine * 16 + broad * 6)[..., None]
         tone = rng.uniform(84, 116)
-        tracks = 7 * (np.exp(-((np.abs(np.abs(x) - 1.75) - 0.75) / 0.3) ** 2))  # wheels polish the lanes
+        tracks = 7 * (np.exp(-(((np.abs(np.abs(x) - 1.75) - 0.75) / 0.3) ** 2)))  # wheels polish the lanes
         asphalt = np.repeat((tone + fine * 7 + broad * 5 - tracks[None])[..., None], 3, axis=2)
         for _ in range(int(rng.integers(2, 6))):
             _crack(asphalt, rng)
@@ -160,8 +166,11 @@ class Road:
         trees = [demo_sprites.tree(rng) for _ in range(5)]
         bushes = [demo_sprites.bush(rng) for _ in range(3)]
         post = demo_sprites.post()
-        things = [Standing(side * (HALF_ROAD + 0.9), z, 1.0, post)
-                  for z in np.arange(0, self._length, 18.0) for side in (-1, 1)]
+        things = [
+            Standing(side * (HALF_ROAD + 0.9), z, 1.0, post)
+            for z in np.arange(0, self._length, 18.0)
+            for side in (-1, 1)
+        ]
         for _ in range(int(self._length / 5)):
             x, z = rng.choice((-1, 1)) * rng.uniform(7, 26), rng.uniform(0, self._length)
             if rng.random() < 0.6:
@@ -171,12 +180,19 @@ class Road:
         return things
 
     def _litter(self, rng: np.random.Generator) -> list[Standing]:
-        """Something foreign on the road every 36 m or so, so that the view is free in between."""
+        """Something foreign on the road every SPACING metres or so; the view is free in between."""
         makers = list(demo_sprites.FOREIGN.values())
         start = int(rng.integers(len(makers)))
-        return [Standing(float(rng.uniform(-2.4, 2.4)), 30 + 36 * k + float(rng.uniform(0, 8)),
-                         float(rng.uniform(0.7, 1.1)), makers[(start + k) % len(makers)](rng))
-                for k in range(int((self._length - 40) / 36))]
+        return [
+            Standing(
+                x=float(rng.uniform(-2.4, 2.4)),
+                z=36 + SPACING * k + float(rng.uniform(0, 6)),
+                height=float(rng.uniform(0.7, 1.1)),
+                sprite=makers[(start + k) % len(makers)](rng),
+                sight=32.0,
+            )
+            for k in range(int((self._length - 50) / SPACING))
+        ]
 
 
 def drive(seed: int, rate: float, anomalies: bool = True) -> Iterator[Array]:
@@ -203,9 +219,12 @@ def noise(rng: np.random.Generator, height: int, width: int, wavelengths: tuple[
     total = np.zeros((height, width), np.float32)
     for octave, wavelength in enumerate(wavelengths):
         grid = rng.normal(0, 1, (height // wavelength + 3, width // wavelength + 3)).astype(np.float32)
-        full = cv2.resize(grid, (max(width, grid.shape[1] * wavelength), max(height, grid.shape[0] * wavelength)),
-                          interpolation=cv2.INTER_CUBIC)
-        total += full[:height, :width] / 2 ** octave
+        full = cv2.resize(
+            grid,
+            (max(width, grid.shape[1] * wavelength), max(height, grid.shape[0] * wavelength)),
+            interpolation=cv2.INTER_CUBIC,
+        )
+        total += full[:height, :width] / 2**octave
     return total
 
 

@@ -31,8 +31,15 @@ def _grain(rng: np.random.Generator, shape: tuple[int, ...], sigma: float, stren
     return (field / (field.std() + 1e-6) * strength)[..., None]
 
 
-def _foliage(rng: np.random.Generator, colour: Array, alpha: Array, blobs: int, centre: tuple[float, float],
-             spread: tuple[float, float], radius: tuple[int, int]) -> None:
+def _foliage(
+    rng: np.random.Generator,
+    colour: Array,
+    alpha: Array,
+    blobs: int,
+    centre: tuple[float, float],
+    spread: tuple[float, float],
+    radius: tuple[int, int],
+) -> None:
     """Overlapping leaf clusters, lit from above."""
     base = np.array([58, 84, 40]) * rng.uniform(0.8, 1.2) * (1 + 0.1 * rng.normal(size=3))
     at = np.array(centre) + np.clip(rng.normal(0, 1, (blobs, 2)), -1.8, 1.8) * np.array(spread)
@@ -85,7 +92,7 @@ def _crate(rng: np.random.Generator) -> Array:
     colour[:] = np.array([168, 122, 70]) * rng.uniform(0.9, 1.15)
     colour += _grain(rng, alpha.shape, 1, 9)
     for y in range(6, 190, 30):
-        colour[y:y + 3] = (74, 50, 28)
+        colour[y : y + 3] = (74, 50, 28)
     cv2.line(colour, (14, 180), (178, 12), (128.0, 88.0, 46.0), 22)
     for strip in (np.s_[4:20], np.s_[172:188]):
         colour[strip] = np.array([140, 98, 52])
@@ -114,13 +121,13 @@ def _ball(rng: np.random.Generator) -> Array:
     colour, alpha = _canvas()
     rows, columns = np.mgrid[0:_SIDE, 0:_SIDE].astype(np.float32)
     y, x = (rows - 96) / 92, (columns - 96) / 92
-    depth = np.sqrt(np.clip(1 - x ** 2 - y ** 2, 0, 1))
+    depth = np.sqrt(np.clip(1 - x**2 - y**2, 0, 1))
     turn = rng.uniform(0, 6)
     sector = np.floor((np.arctan2(x, y * 0.5 + depth) + turn) / (np.pi / 4)).astype(int) % 4
     palette = np.array([[214, 44, 52], [238, 234, 224], [36, 92, 196], [244, 196, 40]], np.float32)
     light = 0.45 + 0.6 * np.clip(0.5 * depth - 0.6 * y - 0.3 * x, 0, 1)
     colour[:] = palette[sector] * light[..., None]
-    alpha[x ** 2 + y ** 2 < 1] = 255
+    alpha[x**2 + y**2 < 1] = 255
     return _finish(colour, alpha)
 
 
@@ -133,7 +140,7 @@ def _suitcase(rng: np.random.Generator) -> Array:
     hue = np.array([[24, 96, 120], [120, 30, 66], [70, 44, 110]])[rng.integers(3)]
     colour[:] = hue
     for x in range(34, 170, 17):
-        colour[44:176, x:x + 5] = hue * 1.45
+        colour[44:176, x : x + 5] = hue * 1.45
     colour[:36] = 58
     colour[176:] = 30
     return _finish(colour + _grain(rng, alpha.shape, 3, 5), alpha)
@@ -155,7 +162,11 @@ def _chair(rng: np.random.Generator) -> Array:
 
 
 FOREIGN: dict[str, Callable[[np.random.Generator], Array]] = {
-    "crate": _crate, "tyre": _tyre, "ball": _ball, "suitcase": _suitcase, "chair": _chair,
+    "crate": _crate,
+    "tyre": _tyre,
+    "ball": _ball,
+    "suitcase": _suitcase,
+    "chair": _chair,
 }
 
 

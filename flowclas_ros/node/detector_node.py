@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -24,14 +23,13 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.msg import DetectorState
 from flowclas_ros.node import parameters, reporting
-from flowclas_ros.node.conversion import to_message, to_rgb
+from flowclas_ros.node.conversion import to_rgb
+from flowclas_ros.node.outputs import Outputs
 from flowclas_ros.node.parameters import Settings
-from flowclas_ros.node.quality import image_qos, output_qos, publisher_events, subscription_events
+from flowclas_ros.node.quality import image_qos, subscription_events
 from flowclas_ros.node.status import Level, Status
 from flowclas_ros.node.worker import Worker
-from rcl_interfaces.msg import SetParametersResult
 
 WARM_UP_SIZE = (480, 640)  # height, width in pixels: most cameras' default
 HAND_OVER = 30.0  # seconds that a transition waits for the frame in hand before it counts the device as hung
@@ -71,8 +69,7 @@ class DetectorNode(LifecycleNode):
         self._status = Status(time.monotonic())
         self._active = False
         self._subscription: Any = None
-        self._outputs: dict[str, Any] = {}
-        self._diagnostics: Any = None
+        self._outputs: Outputs | None = None
         self._timer: Any = None
         self._said: tuple[Level, float] = (Level.STALE, 0.0)  # last state published, and when (monotonic seconds)
         self._diagnosed = 0.0
@@ -83,7 +80,8 @@ class DetectorNode(LifecycleNode):
     @_logged
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
         """Load, check and warm up on the worker; create the outputs. FAILURE, with the reason in the log, lets the
-        parameters be corrected and configure be tried again."""
+        parameters be corrected and configure be tried again.
+        """
         self._settings = parameters.read(self)
         self._worker = Worker(self._search, self._failed, name="detector_worker")
         try:
@@ -92,13 +90,14 @@ class DetectorNode(LifecycleNode):
             self.get_logger().error(f"not configured: {error}")
             self._give_back()
             return TransitionCallbackReturn.FAILURE
-        self._create_outputs()
+        self._outputs = Outputs(self, self._on_mismatch)
         # steady: with use_sim_time a stopped /clock would stop a ROS timer, and a stalled camera would go unnoticed
         self._timer = self.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(
             f"checkpoint '{self._detector.header.get('name', '')}' on {self._detector.device}, "
             f"threshold {self._detector.threshold:.4f} nats per dimension"
-            + ("" if self._detector.guaranteed else " (set or empirical: no guaranteed false-alarm rate)"))
+            + ("" if self._detector.guaranteed else " (set or empirical: no guaranteed false-alarm rate)")
+        )
         return super().on_configure(state)
 
     @_logged
@@ -108,8 +107,13 @@ class DetectorNode(LifecycleNode):
         self._status = Status(time.monotonic())
         self._active = True
         self._subscription = self.create_subscription(
-            Image, "image", self._on_image, image_qos(self._settings.qos),
-            event_callbacks=subscription_events(self._on_mismatch, lambda: self.resolve_topic_name("image")))
+            Image,
+            "image",
+            self._on_image,
+            image_qos(self._settings.qos),
+            event_callbacks=subscription_events(self._on_mismatch, lambda: self.resolve_topic_name("image")),
+        )
+        self.get_logger().info(f"active, looking at {self.resolve_topic_name('image')}")
         return result
 
     @_logged
@@ -145,21 +149,16 @@ class DetectorNode(LifecycleNode):
         if not chosen.checkpoint:
             raise FlowclasError("parameter checkpoint is empty: set it to the path of a .safetensors checkpoint")
         detector = Detector(
-            chosen.checkpoint, device=chosen.device, precision=chosen.precision,
-            false_alarm_rate=chosen.false_alarm_rate, min_area=chosen.min_area,
+            chosen.checkpoint,
+            device=chosen.device,
+            precision=chosen.precision,
+            false_alarm_rate=chosen.false_alarm_rate,
+            min_area=chosen.min_area,
             threshold=None if math.isnan(chosen.threshold) else chosen.threshold,
-            backbone_weights=chosen.backbone_weights or None)
+            backbone_weights=chosen.backbone_weights or None,
+        )
         detector.warm_up(*WARM_UP_SIZE)
         return detector
-
-    def _create_outputs(self) -> None:
-        events = publisher_events(self._on_mismatch)
-        for name in ("mask", "heatmap", "score", "overlay"):
-            self._outputs[name] = self.create_lifecycle_publisher(Image, f"~/{name}", output_qos(),
-                                                                  event_callbacks=events(f"~/{name}"))
-        self._outputs["state"] = self.create_lifecycle_publisher(DetectorState, "~/state", output_qos(10),
-                                                                 event_callbacks=events("~/state"))
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def _stop_looking(self) -> None:
         """Unsubscribe, let the frame in hand finish, let the parked one go. Raises TimeoutError for a hung device."""
@@ -184,12 +183,9 @@ class DetectorNode(LifecycleNode):
         if self._worker is not None:
             self._stop_worker(self._worker)
             self._worker = None
-        for publisher in self._outputs.values():
-            self.destroy_lifecycle_publisher(publisher)
-        self._outputs = {}
-        if self._diagnostics is not None:
-            self.destroy_publisher(self._diagnostics)
-            self._diagnostics = None
+        if self._outputs is not None:
+            self._outputs.destroy()
+            self._outputs = None
 
     def _stop_worker(self, worker: Worker) -> None:
         detector, self._detector = self._detector, None
@@ -220,14 +216,13 @@ class DetectorNode(LifecycleNode):
         if max_age > 0 and age > max_age:
             self._status.too_old(age, max_age)
             return
+        detector, outputs = self._detector, self._outputs
+        if detector is None or outputs is None:
+            return  # given back while this frame hung in the driver
         image = to_rgb(message)
-        detection = self._detector.detect(image)
-        header = message.header
-        self._publish("mask", lambda: to_message(detection.mask.view(np.uint8) * np.uint8(255), "mono8", header))
-        self._publish("heatmap", lambda: to_message(_eight_bit(detection.heat), "mono8", header))
-        self._publish("score", lambda: to_message(detection.score, "32FC1", header))
-        self._publish("overlay", lambda: to_message(_overlay_bgr(image, detection), "bgr8", header))
-        self._status.processed(time.monotonic(), header, detection, self._age(stamp))
+        detection = detector.detect(image)
+        outputs.frame(message.header, image, detection)
+        self._status.processed(time.monotonic(), message.header, detection, self._age(stamp))
         self._say_verdict()
 
     def _failed(self, message: Image, error: Exception) -> None:
@@ -246,12 +241,6 @@ class DetectorNode(LifecycleNode):
         they are by receipt, and a detector that drops them would be blind for good.
         """
         return (self.get_clock().now().nanoseconds - stamp) * 1e-9 if stamp else float("nan")
-
-    def _publish(self, name: str, build: Callable[[], Any]) -> None:
-        """Build and publish, unless nobody listens: a topic with no subscriber costs nothing."""
-        publisher = self._outputs[name]
-        if publisher.get_subscription_count() > 0:
-            publisher.publish(build())
 
     # ---------------------------------------------------------------- what it says of itself
 
@@ -277,16 +266,20 @@ class DetectorNode(LifecycleNode):
 
     def _say(self, level: Level, text: str) -> None:
         self._said = (level, time.monotonic())
-        self._publish("state", lambda: reporting.state_message(level, text, self._status, self._detector))
+        outputs, detector = self._outputs, self._detector
+        if outputs is not None and detector is not None:
+            outputs.state(lambda: reporting.state_message(level, text, self._status, detector))
 
     def _diagnose(self, now: float) -> None:
+        if self._outputs is None:
+            return
         stamp, name = self.get_clock().now().to_msg(), self.get_fully_qualified_name()
         if self._active:
             level, text = self._verdict(now)
-            self._diagnostics.publish(
-                reporting.diagnostics(name, stamp, level, text, self._status, self._detector))
+            message = reporting.diagnostics(name, stamp, level, text, self._status, self._detector)
         else:
-            self._diagnostics.publish(reporting.idle_diagnostics(name, stamp, "configured, not active"))
+            message = reporting.idle_diagnostics(name, stamp, "configured, not active")
+        self._outputs.diagnostics(message)
 
     def _on_mismatch(self, topic: str, text: str) -> None:
         self.get_logger().error(text)
@@ -307,17 +300,6 @@ class DetectorNode(LifecycleNode):
 
 def _nanoseconds(stamp: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
-
-
-def _eight_bit(heat: np.ndarray) -> np.ndarray:
-    """Heat (H, W) float32 in 0..1 to (H, W) uint8."""
-    return np.rint(heat * np.float32(255)).astype(np.uint8)
-
-
-def _overlay_bgr(image: np.ndarray, detection: Any) -> np.ndarray:
-    from flowclas_ros.detection.overlay import overlay
-
-    return overlay(image, detection)[..., ::-1]
 
 
 def main(arguments: list[str] | None = None) -> int:

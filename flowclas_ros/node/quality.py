@@ -32,8 +32,10 @@ def subscription_events(heard: Heard, topic: Callable[[], str]) -> SubscriptionE
 
     def incompatible(event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
-        heard(topic(), f"a publisher of {topic()} offers an incompatible {policy}, nothing comes from it: "
-                       "set qos to sensor_data")
+        heard(
+            topic(),
+            f"a publisher of {topic()} offers an incompatible {policy}, nothing comes from it: set qos to sensor_data",
+        )
 
     return SubscriptionEventCallbacks(incompatible_qos=incompatible)
 
@@ -44,8 +46,11 @@ def publisher_events(heard: Heard) -> Callable[[str], PublisherEventCallbacks]:
     def of(topic: str) -> PublisherEventCallbacks:
         def incompatible(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
-            heard(topic, f"a subscriber of {topic} asks for an incompatible {policy}, nothing reaches it: "
-                         "the outputs are reliable and volatile")
+            heard(
+                topic,
+                f"a subscriber of {topic} asks for an incompatible {policy}, nothing reaches it: "
+                "the outputs are reliable and volatile",
+            )
 
         return PublisherEventCallbacks(incompatible_qos=incompatible)
 

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from flowclas_ros.detection.detector import Detector
 
 # Autoware's MRM path acts on ERROR. A hazard is one for the hazard status alone, a blind detector for the health alone.
-_HAZARD_LEVELS = {Level.CLEAR: DiagnosticStatus.OK, Level.CAUTION: DiagnosticStatus.WARN,
-                  Level.HAZARD: DiagnosticStatus.ERROR, Level.STALE: DiagnosticStatus.STALE,
-                  Level.FAULT: DiagnosticStatus.STALE}
+_HAZARD_LEVELS = {
+    Level.CLEAR: DiagnosticStatus.OK,
+    Level.CAUTION: DiagnosticStatus.WARN,
+    Level.HAZARD: DiagnosticStatus.ERROR,
+    Level.STALE: DiagnosticStatus.STALE,
+    Level.FAULT: DiagnosticStatus.STALE,
+}
 
 
 def state_message(level: Level, text: str, status: Status, detector: Detector) -> DetectorState:
@@ -49,17 +53,24 @@ def diagnostics(node_name: str, stamp: Any, level: Level, text: str, status: Sta
     else:
         health.level, health.message = DiagnosticStatus.OK, "frames are searched in time"
     health.values = _values(detector, status.counts, status.scene)
-    hazard = DiagnosticStatus(name=f"{node_name}: hazard", hardware_id=detector.device, level=_HAZARD_LEVELS[level],
-                              message="unknown: the view is not searched" if blind else text)
+    hazard = DiagnosticStatus(
+        name=f"{node_name}: hazard",
+        hardware_id=detector.device,
+        level=_HAZARD_LEVELS[level],
+        message="unknown: the view is not searched" if blind else text,
+    )
     return _array(stamp, [health, hazard])
 
 
 def idle_diagnostics(node_name: str, stamp: Any, text: str) -> Any:
     """/diagnostics of a detector that does not look (inactive): never OK, silence is no all-clear."""
-    return _array(stamp, [
-        DiagnosticStatus(name=f"{node_name}: health", level=DiagnosticStatus.WARN, message=text),
-        DiagnosticStatus(name=f"{node_name}: hazard", level=DiagnosticStatus.STALE, message=f"unknown: {text}"),
-    ])
+    return _array(
+        stamp,
+        [
+            DiagnosticStatus(name=f"{node_name}: health", level=DiagnosticStatus.WARN, message=text),
+            DiagnosticStatus(name=f"{node_name}: hazard", level=DiagnosticStatus.STALE, message=f"unknown: {text}"),
+        ],
+    )
 
 
 def _array(stamp: Any, statuses: list) -> Any:
@@ -70,9 +81,12 @@ def _array(stamp: Any, statuses: list) -> Any:
 
 def _values(detector: Detector, counts: Counts, scene: Scene | None) -> list:
     values: dict[str, object] = {
-        "device": detector.device, "checkpoint": detector.header.get("name", ""),
-        "frames received": counts.received, "frames processed": counts.processed,
-        "frames dropped": counts.dropped, "frames broken": counts.broken,
+        "device": detector.device,
+        "checkpoint": detector.header.get("name", ""),
+        "frames received": counts.received,
+        "frames processed": counts.processed,
+        "frames dropped": counts.dropped,
+        "frames broken": counts.broken,
         "threshold (nats per dimension)": f"{detector.threshold:.4f}",
         "threshold guaranteed": detector.guaranteed,
     }

@@ -48,8 +48,10 @@ class Scene:
     def text(self) -> str:
         """What was seen, in one line."""
         if self.regions:
-            return (f"{self.regions} hazard{'s' if self.regions > 1 else ''}, "
-                    f"peak score {self.peak_score:.2f} nats per dimension")
+            return (
+                f"{self.regions} hazard{'s' if self.regions > 1 else ''}, "
+                f"peak score {self.peak_score:.2f} nats per dimension"
+            )
         if self.anomalous_share > 0:
             return f"{self.anomalous_share:.2%} of the pixels above the threshold, no region as large as min_area"
         return "nothing above the threshold"
@@ -102,8 +104,14 @@ class Status:
 
     def processed(self, now: float, header: Any, detection: Detection, latency: float) -> None:
         """A frame was searched."""
-        scene = Scene(header, len(detection.regions), float(detection.mask.mean()), float(detection.score.max()),
-                      latency, detection.timings)
+        scene = Scene(
+            header,
+            len(detection.regions),
+            float(detection.mask.mean()),
+            float(detection.score.max()),
+            latency,
+            detection.timings,
+        )
         with self._lock:
             self._processed += 1
             self._last_result = now
