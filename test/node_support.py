@@ -44,8 +44,8 @@ def make_checkpoint(path: Path, short_side: int | None = None) -> Path:
     `short_side`: pixels; a large one makes the model slow, since every frame is enlarged to it.
     """
     import torch
-    from flowclas_ros.detection.calibration import Calibration
 
+    from flowclas_ros.detection.calibration import Calibration
     from flowclas_ros.model.backbone import BackboneConfig
     from flowclas_ros.model.checkpoint import save_checkpoint
     from flowclas_ros.model.flow import FlowConfig
@@ -161,8 +161,9 @@ class Peer:
     def listen(self, *names: str) -> None:
         """Collect the detector's `~/name` topics under their names, and /diagnostics under its own."""
         from diagnostic_msgs.msg import DiagnosticArray
-        from flowclas_ros.msg import DetectorState
         from sensor_msgs.msg import Image
+
+        from flowclas_ros.msg import DetectorState
 
         for name in names:
             kind = {"state": DetectorState, "/diagnostics": DiagnosticArray}.get(name, Image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,11 +51,8 @@ class Listener:
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._node.create_subscription(DetectorState, "detector/state", self._on_state, qos)
         self._node.create_subscription(Image, "detector/mask", self._on_mask, qos)
-        self._node.create_subscription(Image, "image", lambda message: self._show("image", message), qos)
-        for name in ("heatmap", "overlay"):
-            self._node.create_subscription(
-                Image, f"detector/{name}", lambda message, name=name: self._show(name, message), qos
-            )
+        for name, topic in (("image", "image"), ("heatmap", "detector/heatmap"), ("overlay", "detector/overlay")):
+            self._node.create_subscription(Image, topic, functools.partial(self._show, name), qos)
 
     def close(self) -> None:
         """Leave the graph."""

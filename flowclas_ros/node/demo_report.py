@@ -69,7 +69,7 @@ def write_pictures(outcome: Outcome, folder: Path) -> list[Path]:
         rows.append(
             [
                 ("camera", frame.pictures["image"]),
-                ("heat", heat_image(frame.pictures["heatmap"][..., 0].astype(np.float32) / 255)),
+                ("heat", heat_image(frame.pictures["heatmap"][..., 0].astype(np.float32) / np.float32(255))),
                 (label, frame.pictures["overlay"]),
             ]
         )

@@ -110,9 +110,9 @@ def _tyre(rng: np.random.Generator) -> Array:
     for radius, tone in ((84, 46), (72, 28), (60, 52), (50, 26)):
         cv2.circle(colour, centre, radius, (float(tone),) * 3, 4, cv2.LINE_AA)
     for angle in np.arange(0, 2 * np.pi, np.pi / 20):
-        start = (96 + 82 * np.cos(angle), 96 + 82 * np.sin(angle))
-        end = (96 + 93 * np.cos(angle + 0.05), 96 + 93 * np.sin(angle + 0.05))
-        cv2.line(colour, tuple(np.int32(start).tolist()), tuple(np.int32(end).tolist()), (74.0, 74.0, 76.0), 3)
+        start = (int(96 + 82 * np.cos(angle)), int(96 + 82 * np.sin(angle)))
+        end = (int(96 + 93 * np.cos(angle + 0.05)), int(96 + 93 * np.sin(angle + 0.05)))
+        cv2.line(colour, start, end, (74.0, 74.0, 76.0), 3)
     cv2.circle(alpha, centre, 40, 0, cv2.FILLED)
     return _finish(colour + _grain(rng, alpha.shape, 2, 4), alpha)
 
