@@ -37,6 +37,8 @@ CALIBRATION_ROADS, CALIBRATION_VIEWS = 8, 4
 CALIBRATION_SEED = 500  # apart from the fit's seeds, 1 on, and from the stream's, 1000 on
 
 BACKBONE = BackboneConfig("mobilenetv2_100", layers=(1, 2, 3), stride=8)  # 152 channels, a cell every 8 pixels
+# deep features of random weights say little, but its first stages are filters all the same
+RANDOM_BACKBONE = BackboneConfig("mobilenetv2_100", weights="random", layers=(0, 1), stride=8)
 PASTE = PasteConfig(min_objects=1, max_objects=4, min_size=0.04, max_size=0.35, exposure=0.4)
 LOSS = LossConfig(alpha=1.0, samples=384, auxiliary=False)
 
@@ -121,7 +123,7 @@ def backbone(say: Say) -> BackboneConfig:
         FlowCLAS(FlowCLASConfig(BACKBONE, FlowConfig(steps=0), projection_dim=0))
     except FlowclasError as error:
         say(f"backbone: MobileNetV2 with RANDOM weights, so expect less: {str(error).split(';')[0]}")
-        return replace(BACKBONE, weights="random")
+        return RANDOM_BACKBONE
     say("backbone: MobileNetV2, weights from timm's hub")
     return BACKBONE
 

@@ -64,8 +64,9 @@ def write_pictures(outcome: Outcome, folder: Path) -> list[Path]:
     rows = []
     for stamp, frame in chosen(outcome.frames):
         first = min(outcome.frames)
-        seen = f"{frame.state.hazard_count} hazards, peak {frame.state.peak_score:.1f} nats/dim"
-        label = f"{(stamp - first) * 1e-9:.1f} s: {seen if frame.state.hazard_count else 'no hazard'}"
+        count = frame.state.hazard_count
+        seen = f"{count} hazard{'s' if count > 1 else ''}, peak {frame.state.peak_score:.1f} nats/dim"
+        label = f"{(stamp - first) * 1e-9:.1f} s: {seen if count else 'no hazard'}"
         rows.append(
             [
                 ("camera", frame.pictures["image"]),
