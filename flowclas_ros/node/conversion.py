@@ -1,0 +1,131 @@
+"""sensor_msgs/Image to and from NumPy, without a copy where the layout allows it.
+
+Nothing here imports ROS for the way in: any object with the fields of a sensor_msgs/Image will do, so that a replayed
+bag (rosbags' own message classes) and a live robot go through the same lines.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import Any, Protocol
+
+import numpy as np
+
+from flowclas_ros.errors import FlowclasError
+
+# bytes a pixel of the encodings that are read without cv_bridge
+PLAIN_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2, "16UC1": 2, "32FC1": 4}
+_OUTPUT_DTYPES = {"mono8": np.dtype(np.uint8), "bgr8": np.dtype(np.uint8), "32FC1": np.dtype(np.float32)}
+
+
+class ImageLike(Protocol):
+    """The fields of a sensor_msgs/Image that the conversion reads."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: Any
+    step: int
+    data: Any
+
+
+class BrokenImageError(FlowclasError):
+    """A message whose fields contradict each other, or whose encoding cannot be read here."""
+
+
+def to_rgb(message: ImageLike) -> np.ndarray:
+    """The picture in `message` as (H, W, 3) uint8 RGB: a view on its data for the 8-bit and 16-bit encodings.
+
+    The view may be read-only, padded, or have negative or zero strides (bgr8, mono8): make it contiguous before it is
+    handed to torch. 16-bit pixels (mono16, 16UC1) are read as their high byte: full scale is 65535, fixed, because a
+    stretch fitted to each frame would make the score of one place depend on what else is in the picture. A camera
+    that fills only 10, 12 or 14 of the bits must be shifted up by its driver. 32FC1 is grey in 0..1, clipped; NaN is
+    black. Every other encoding goes through cv_bridge. Raises BrokenImageError.
+    """
+    if message.encoding not in PLAIN_ENCODINGS:
+        return _through_cv_bridge(message)
+    check_layout(message, PLAIN_ENCODINGS[message.encoding])
+    data, height, width, step = message.data, message.height, message.width, message.step
+    if message.encoding in ("rgb8", "rgba8", "bgr8", "bgra8"):
+        pixel = PLAIN_ENCODINGS[message.encoding]
+        pixels: np.ndarray = np.ndarray((height, width, pixel), np.uint8, data, strides=(step, pixel, 1))
+        return pixels[..., :3] if message.encoding.startswith("rgb") else pixels[..., 2::-1]
+    if message.encoding == "mono8":
+        grey: np.ndarray = np.ndarray((height, width), np.uint8, data, strides=(step, 1))
+    elif message.encoding == "32FC1":
+        grey = _grey_of_float(
+            np.ndarray((height, width), ">f4" if message.is_bigendian else "<f4", data, strides=(step, 4))
+        )
+    else:  # mono16, 16UC1: the high byte stands first when big-endian, second otherwise
+        grey = np.ndarray((height, width), np.uint8, data, offset=0 if message.is_bigendian else 1, strides=(step, 2))
+    return np.broadcast_to(grey[..., None], (height, width, 3))
+
+
+def check_layout(message: ImageLike, bytes_per_pixel: int) -> None:
+    """Raise BrokenImageError when size, step and data of `message` cannot all be true."""
+    height, width, step, size = message.height, message.width, message.step, len(message.data)
+    if height == 0 or width == 0:
+        raise BrokenImageError(f"image of {width}x{height} pixels is empty: check the camera driver")
+    if step < width * bytes_per_pixel:
+        raise BrokenImageError(
+            f"image step {step} is shorter than a row: {width} pixels of '{message.encoding}' take "
+            f"{width * bytes_per_pixel} bytes: check the camera driver"
+        )
+    if size < step * height:
+        raise BrokenImageError(
+            f"image data has {size} bytes where step {step} * height {height} needs {step * height}: "
+            "check the camera driver"
+        )
+
+
+def to_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
+    """A sensor_msgs/Image of `pixels` ((H, W) for mono8 and 32FC1, (H, W, 3) for bgr8) that carries `header`.
+
+    The data is an array.array filled by frombytes: 2 ms at 1080p, where assigning an ndarray takes half a second, and
+    cheap on Humble too, which checks every element of anything else (ros2/rclpy issue 763).
+    """
+    from sensor_msgs.msg import Image  # here, so that reading needs no ROS
+
+    if pixels.dtype != _OUTPUT_DTYPES[encoding] or pixels.ndim != (3 if encoding == "bgr8" else 2):
+        raise ValueError(f"{encoding} cannot carry {pixels.dtype} of shape {pixels.shape}")
+    contiguous = np.ascontiguousarray(pixels)
+    data = array("B")
+    data.frombytes(contiguous.data.cast("B") if contiguous.size else b"")
+    return Image(
+        header=header,
+        height=contiguous.shape[0],
+        width=contiguous.shape[1],
+        encoding=encoding,
+        is_bigendian=int(sys.byteorder == "big"),
+        step=contiguous.strides[0],
+        data=data,
+    )
+
+
+def _grey_of_float(values: np.ndarray) -> np.ndarray:
+    """(H, W) float in 0..1, NaN black, to (H, W) uint8, rounded."""
+    scaled = np.nan_to_num(values.astype(np.float32) * np.float32(255), nan=0.0, posinf=255.0, neginf=0.0)
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
+def _through_cv_bridge(message: ImageLike) -> np.ndarray:
+    """Bayer, YUV and the rest. cv_bridge's compiled part breaks under NumPy 2, so it is imported only when needed."""
+    try:
+        from cv_bridge import CvBridge
+    except ImportError as error:
+        if getattr(error, "name", None) == "cv_bridge":
+            raise BrokenImageError(
+                f"encoding '{message.encoding}' needs cv_bridge (apt install ros-$ROS_DISTRO-cv-bridge)"
+            ) from None
+        raise BrokenImageError(
+            f"encoding '{message.encoding}' needs cv_bridge, which is installed but does not load "
+            f"({error}): NumPy below 2 may be what it wants"
+        ) from error
+    check_layout(message, 1)
+    try:
+        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
+    except Exception as error:  # cv_bridge raises CvBridgeError, KeyError, AttributeError and cv2.error alike
+        raise BrokenImageError(
+            f"encoding '{message.encoding}' is not one that cv_bridge turns into rgb8: {error}"
+        ) from error

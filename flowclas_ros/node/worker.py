@@ -1,0 +1,98 @@
+"""One thread that owns the device: everything that touches the model runs here, one thing after the other.
+
+torch.compile on one thread and inference on another fails (ros2/rclpy issue 1288), and a multi-threaded executor
+only contends for the interpreter lock (issues 1025, 1452). So the executor parks frames, and this thread works.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Worker(Generic[Item]):
+    """A thread with a slot for one item, the newest, and a line of calls that go before it.
+
+    `process(item)` runs on the thread; what it raises goes to `failed(item, error)`, and the next item goes on.
+    """
+
+    def __init__(self, process: Callable[[Item], None], failed: Callable[[Item, Exception], None], name: str):
+        self._process, self._failed = process, failed
+        self._condition = threading.Condition()
+        self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
+        self._slot: Item | None = None
+        self._stopping = False
+        # daemon: a hung driver call must not keep the process from ending
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def offer(self, item: Item) -> bool:
+        """Park `item`; True when it replaced one that had not been taken yet."""
+        with self._condition:
+            replaced = self._slot is not None
+            self._slot = item
+            self._condition.notify()
+        return replaced
+
+    def clear(self) -> bool:
+        """Empty the slot; True when there was an item in it."""
+        with self._condition:
+            held, self._slot = self._slot is not None, None
+        return held
+
+    def call(self, function: Callable[[], Result], timeout: float | None = None) -> Result:
+        """Run `function` on the thread between two items, wait for it, return its result or raise what it raised.
+
+        Raises TimeoutError after `timeout` seconds (the function may still run later), RuntimeError once stopped.
+        """
+        future: Future[Result] = Future()
+        with self._condition:
+            if self._stopping:
+                raise RuntimeError(f"worker '{self._thread.name}' has been stopped")
+            self._calls.append((function, future))
+            self._condition.notify()
+        try:
+            return future.result(timeout)
+        except FutureTimeout:  # a class of its own before Python 3.11
+            raise TimeoutError(f"worker '{self._thread.name}' did not answer in {timeout} s") from None
+
+    def stop(self, timeout: float) -> bool:
+        """End after what is in hand, dropping the slot; False when the thread still runs after `timeout` seconds."""
+        with self._condition:
+            self._stopping, self._slot = True, None
+            self._condition.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._calls or self._slot is not None or self._stopping)
+                call = self._calls.popleft() if self._calls else None
+                item = None
+                if call is None:
+                    if self._stopping:
+                        return
+                    item, self._slot = self._slot, None
+            if call is not None:
+                self._answer(*call)
+            elif item is not None:
+                try:
+                    self._process(item)
+                except Exception as error:
+                    self._failed(item, error)
+            del call, item  # or a frame, or a model inside a closure, would stay alive until the next one comes
+
+    @staticmethod
+    def _answer(function: Callable[[], Any], future: Future) -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # handed over whole: the caller decides
+            future.set_exception(error)

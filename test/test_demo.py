@@ -1,0 +1,164 @@
+"""flowclas demo: ends by itself with table and pictures, and leaves no process behind however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from node_support import LOAD_TIMEOUT, START_TIMEOUT, make_checkpoint
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
+
+DEMO_TIMEOUT = START_TIMEOUT + LOAD_TIMEOUT  # seconds, ends a hung test
+SECONDS, RATE = 3, 5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "small.safetensors")
+
+
+def demo(*arguments):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "flowclas_ros.node.demo",
+            "--seconds",
+            str(SECONDS),
+            "--rate",
+            str(RATE),
+            "--device",
+            "cpu",
+            *map(str, arguments),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def children_of(folder):
+    """Command lines of the processes that a demo with this output folder, or its checkpoint, has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_text().replace("\0", " ")
+                mine = f"FLOWCLAS_TEST={folder}" in (entry / "environ").read_text()
+            except OSError:
+                continue
+            if mine and "flowclas_ros.node" in line:
+                found.append(line)
+    return found
+
+
+@pytest.fixture
+def marked(tmp_path, monkeypatch):
+    """A folder whose name every process of the test's demo carries in its environment."""
+    monkeypatch.setenv("FLOWCLAS_TEST", str(tmp_path))
+    yield tmp_path
+    assert children_of(tmp_path) == []
+
+
+def test_the_demo_ends_with_a_table_and_pictures(marked, checkpoint):
+    process = demo("--checkpoint", checkpoint, "--output", marked / "out")
+    out, err = process.communicate(timeout=DEMO_TIMEOUT)
+    assert process.returncode == 0, err
+    rows = {
+        cells[1].strip(): cells[2].strip()
+        for cells in (line.split("│") for line in out.splitlines())
+        if len(cells) == 4
+    }
+    assert rows["frames sent"] == str(SECONDS * RATE)
+    assert int(rows["frames processed"]) > 0
+    assert rows["latency from stamp to mask, median"].endswith(" ms")
+    assert "in" in rows["hazards seen"]
+    for name in ("contact_sheet.png", "latency.png"):
+        assert cv2.imread(str(marked / "out" / name)).std() > 10
+
+
+def test_a_checkpoint_that_the_detector_refuses_ends_the_demo_with_one_line(marked, checkpoint):
+    damaged = marked / "damaged.safetensors"
+    damaged.write_bytes(checkpoint.read_bytes()[:500])
+    process = demo("--checkpoint", damaged, "--output", marked / "out")
+    _, err = process.communicate(timeout=DEMO_TIMEOUT)
+    assert process.returncode == 2
+    assert len(err.strip().splitlines()) == 1 and "truncated or damaged" in err and "detector_node.log" in err
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--checkpoint", "nowhere.safetensors"], "checkpoint 'nowhere.safetensors' does not exist"),
+        (["--source", "nowhere"], "source 'nowhere' does not exist"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_refused_at_once(marked, arguments, words):
+    process = demo(*arguments, "--output", marked / "out")
+    _, err = process.communicate(timeout=DEMO_TIMEOUT)
+    assert process.returncode == 2 and words in err and len(err.strip().splitlines()) == 1
+    assert not (marked / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_takes_its_processes_with_it(marked, checkpoint, number):
+    process = demo("--checkpoint", checkpoint, "--output", marked / "out", "--seconds", 1000)
+    end = time.monotonic() + START_TIMEOUT
+    while len(children_of(marked)) < 3:  # demo, camera, detector
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=DEMO_TIMEOUT)
+    assert process.returncode != 0
+
+
+def test_the_detector_dying_ends_the_demo_with_one_line(marked, checkpoint):
+    process = demo("--checkpoint", checkpoint, "--output", marked / "out", "--seconds", 1000)
+    log = marked / "out" / "detector_node.log"
+    end = time.monotonic() + DEMO_TIMEOUT
+    while not (log.exists() and "active" in log.read_text()):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    subprocess.run(["kill", "-9", *detector_pids(marked)], check=True)
+    _, err = process.communicate(timeout=DEMO_TIMEOUT)
+    assert process.returncode == 2
+    assert "the detector ended with status -9" in err and len(err.strip().splitlines()) == 1
+
+
+def detector_pids(folder):
+    return [
+        entry.name
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit()
+        and "detector_node" in (entry / "cmdline").read_text()
+        and f"FLOWCLAS_TEST={folder}" in (entry / "environ").read_text()
+    ]
+
+
+def test_the_fit_in_miniature_finds_what_does_not_belong_on_the_road(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from flowclas_ros.detection.detector import Detector
+    from flowclas_ros.node import demo_fit, demo_scenes
+
+    monkeypatch.setattr(demo_fit, "MAX_STEPS", 2)  # whitening alone does most; the rest is a minute's
+    monkeypatch.setattr(demo_fit, "FIT_ROADS", 3)
+    monkeypatch.setattr(demo_fit, "CALIBRATION_ROADS", 2)
+    monkeypatch.setattr(demo_fit, "backbone", lambda say: demo_fit.RANDOM_BACKBONE)
+    lines = []
+    demo_fit.fit(tmp_path / "demo.safetensors", lines.append)
+    assert any("2 steps" in line for line in lines)
+    detector = Detector(tmp_path / "demo.safetensors", device="cpu", false_alarm_rate=0.01)
+    free, littered = (demo_scenes.Road(1000, anomalies).view(70.0) for anomalies in (False, True))
+    thing = np.abs(free.astype(int) - littered).max(axis=2) > 40
+    assert 50 < thing.sum() < 0.05 * thing.size  # pixels: one thing on the road, all else alike
+    assert detector.detect(littered).score[thing].mean() > 1.5 * detector.detect(free).score[thing].mean()

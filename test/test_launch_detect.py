@@ -1,0 +1,151 @@
+"""detect.launch.py and config/detector.yaml: in step with the node everywhere, and run where launch is installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import os
+import py_compile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flowclas_ros.node.environment import MALLOC_SETTINGS, PROFILE, PROFILE_VARIABLES, settings_for_large_images
+from flowclas_ros.node.parameters import TABLE
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH_FILE = ROOT / "launch" / "detect.launch.py"
+ARGUMENTS = {
+    "image_topic",
+    "checkpoint",
+    "params_file",
+    "namespace",
+    "device",
+    "use_sim_time",
+    "autostart",
+    "log_level",
+}
+needs_launch = pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None,
+    reason="launch and launch_ros are not installed here (not on PyPI; apt install ros-$ROS_DISTRO-launch-ros)",
+)
+
+
+def file_parameters():
+    return yaml.safe_load((ROOT / "config" / "detector.yaml").read_text())["/**"]["ros__parameters"]
+
+
+def test_the_parameter_file_lists_every_parameter_of_the_node_and_no_other():
+    assert set(file_parameters()) == set(TABLE)
+
+
+def test_the_parameter_file_holds_the_nodes_defaults():
+    for name, value in file_parameters().items():
+        default = TABLE[name].default
+        assert type(value) is type(default), name
+        assert value == default or (math.isnan(value) and math.isnan(default)), name
+
+
+def test_the_parameter_file_is_read_by_ros_as_it_stands(tmp_path):
+    pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+    import rclpy
+
+    from flowclas_ros.node import parameters
+
+    context = rclpy.Context()
+    rclpy.init(args=["--ros-args", "--params-file", str(ROOT / "config" / "detector.yaml")], context=context)
+    node = rclpy.create_node("detector", context=context)
+    try:
+        parameters.declare(node)
+        read = parameters.read(node)
+        assert math.isnan(read.threshold) and read.min_area == TABLE["min_area"].default
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def test_the_launch_file_compiles_and_declares_the_documented_arguments(tmp_path):
+    py_compile.compile(str(LAUNCH_FILE), cfile=str(tmp_path / "out.pyc"), doraise=True)
+    declared = next(
+        node.value
+        for node in ast.parse(LAUNCH_FILE.read_text()).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "ARGUMENTS"
+    )
+    assert {key.value for key in declared.keys} == ARGUMENTS
+
+
+def test_the_launch_file_overrides_only_parameters_that_the_node_declares():
+    words = {node.value for node in ast.walk(ast.parse(LAUNCH_FILE.read_text())) if isinstance(node, ast.Constant)}
+    assert {"checkpoint", "device", "autostart"} <= words & set(TABLE)
+
+
+def test_the_large_image_settings_are_given_unless_the_user_has_set_them():
+    assert settings_for_large_images({}) == {
+        **MALLOC_SETTINGS,
+        **{name: str(PROFILE.resolve()) for name in PROFILE_VARIABLES},
+    }
+    for name in PROFILE_VARIABLES:
+        assert settings_for_large_images({name: "mine.xml"}) == MALLOC_SETTINGS
+    first = next(iter(MALLOC_SETTINGS))
+    assert first not in settings_for_large_images({first: "1"})
+
+
+if importlib.util.find_spec("launch_pytest") is not None and importlib.util.find_spec("launch_ros") is not None:
+    import launch_pytest
+    from node_support import LOAD_TIMEOUT, Peer, image_message, make_checkpoint, picture
+
+    @launch_pytest.fixture(scope="module")
+    def launched(tmp_path_factory):
+        from launch.actions import IncludeLaunchDescription
+        from launch.launch_description_sources import PythonLaunchDescriptionSource
+        from launch_pytest.actions import ReadyToTest
+
+        from launch import LaunchDescription
+
+        checkpoint = make_checkpoint(tmp_path_factory.mktemp("model") / "small.safetensors")
+        return LaunchDescription(
+            [
+                IncludeLaunchDescription(
+                    PythonLaunchDescriptionSource(str(LAUNCH_FILE)),
+                    launch_arguments={
+                        "checkpoint": str(checkpoint),
+                        "image_topic": "/cam/image_raw",
+                        "namespace": "robot",
+                        "device": "cpu",
+                        "params_file": str(ROOT / "config" / "detector.yaml"),
+                    }.items(),
+                ),
+                ReadyToTest(),
+            ]
+        )
+
+    @pytest.mark.launch(fixture=launched)
+    def test_the_launched_detector_becomes_active_and_answers():
+        peer = Peer("/robot/detector", "/cam/image_raw")
+        try:
+            peer.listen("mask", "state")
+            peer.until(lambda: peer.state() == "active", "activation by the launch file", LOAD_TIMEOUT)
+            peer.connected("mask", "state")
+            peer.exchange(image_message(picture(1), stamp=peer.now()), "mask", "state")
+        finally:
+            peer.close()
+else:
+
+    @pytest.mark.skip(
+        reason="launch_pytest is not installed here (not on PyPI; apt install ros-$ROS_DISTRO-launch-pytest)"
+    )
+    def test_the_launched_detector_becomes_active_and_answers():
+        """Stands in, so that the skip is seen by name."""
+
+
+@needs_launch
+def test_a_word_that_is_no_bool_is_refused():
+    spec = importlib.util.spec_from_file_location("detect_launch", LAUNCH_FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.is_true("autostart", "True") and not module.is_true("autostart", "false")
+    with pytest.raises(RuntimeError, match="autostart:=maybe is neither true nor false"):
+        module.is_true("autostart", "maybe")
+    assert os.environ
