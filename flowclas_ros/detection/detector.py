@@ -67,8 +67,6 @@ class Detector:
     ) -> None:
         if min_area < 1:
             raise FlowclasError(f"min_area {min_area} is below one pixel: 1 keeps every region")
-        if threshold is not None and not math.isfinite(threshold):
-            raise FlowclasError(f"threshold {threshold} is not a finite score in nats per dimension")
         self._scorer = Scorer(checkpoint, device=device, precision=precision, backbone_weights=backbone_weights)
         self.min_area = min_area
         table = self._scorer.header.get("calibration")
@@ -80,10 +78,7 @@ class Detector:
             )
         self.guaranteed = False
         self.false_alarm_rate: float | None = None
-        if threshold is not None:
-            self.threshold = float(threshold)
-        else:
-            self.set_false_alarm_rate(false_alarm_rate)
+        self.set_threshold(threshold, false_alarm_rate)
 
     @property
     def header(self) -> dict:
@@ -94,6 +89,15 @@ class Detector:
     def device(self) -> str:
         """The device in use, "cpu" or "cuda:N"."""
         return str(self._scorer.device)
+
+    def set_threshold(self, threshold: float | None, false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE) -> None:
+        """Take `threshold` (nats per dimension), or where it is None that of the rate. Raises FlowclasError."""
+        if threshold is None:
+            self.set_false_alarm_rate(false_alarm_rate)
+            return
+        if not math.isfinite(threshold):
+            raise FlowclasError(f"threshold {threshold} is not a finite score in nats per dimension")
+        self.threshold, self.false_alarm_rate, self.guaranteed = float(threshold), None, False
 
     def set_false_alarm_rate(self, rate: float) -> None:
         """Change the threshold to that of another rate. Raises FlowclasError where the checkpoint cannot tell it."""
@@ -113,6 +117,10 @@ class Detector:
                 1.0 / (scenes + 1),
             )
 
+    def move(self, device: str, precision: str) -> None:
+        """Go on on another device, in another precision. Raises FlowclasError; all is as before then."""
+        self._scorer.move(device, precision)
+
     def warm_up(self, height: int, width: int, batch: int = 1) -> None:
         """Run once on a blank frame of this size (pixels), so that the first real one pays no lazy start."""
         self.detect_batch([np.zeros((height, width, 3), dtype=np.uint8)] * batch)
@@ -126,16 +134,27 @@ class Detector:
 
         Raises FlowclasError for a frame of another type, unequal sizes, a device out of memory or a non-finite score.
         """
-        scores, stages = self._scorer.score_batch(images)
-        shared = {stage: seconds / len(images) for stage, seconds in stages.items()}
+        scores, shared = self.score_batch(images)
         return [self._interpret(score, shared) for score in scores]
+
+    def score_batch(self, images: Sequence[Image]) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
+        """Scores (B,H,W), nats per dimension, and a frame's equal share of the seconds per stage. For who interprets
+        them itself (`detection.interpreter`). Raises FlowclasError as `detect_batch` does.
+        """
+        scores, stages = self._scorer.score_batch(images)
+        return scores, {stage: seconds / len(images) for stage, seconds in stages.items()}
+
+    def heat(self, score: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Heat (H,W) float32 in 0..1 of a score map."""
+        if self.calibration is not None:
+            return self.calibration.heat(score)
+        # no distribution to place the score in: half-way at the threshold, for the eye only
+        heat: npt.NDArray[np.float32] = 1.0 / (1.0 + np.exp(np.clip(np.float32(self.threshold) - score, -30.0, 30.0)))
+        return heat
 
     def _interpret(self, score: npt.NDArray[np.float32], stages: dict[str, float]) -> Detection:
         start = time.perf_counter()
-        if self.calibration is not None:
-            heat = self.calibration.heat(score)
-        else:  # no distribution to place the score in: half-way at the threshold, for the eye only
-            heat = 1.0 / (1.0 + np.exp(np.clip(np.float32(self.threshold) - score, -30.0, 30.0)))
+        heat = self.heat(score)
         mask = score > np.float32(self.threshold)
         heated = time.perf_counter()
         regions = find_regions(mask, score, self.min_area)

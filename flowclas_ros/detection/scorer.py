@@ -36,11 +36,7 @@ class Scorer:
         precision: str = "fp32",
         backbone_weights: str | Path | None = None,
     ) -> None:
-        if precision not in _PRECISIONS:
-            raise FlowclasError(f"precision '{precision}' is not one of {', '.join(_PRECISIONS)}")
-        self.device = resolve_device(device)
-        if precision == "fp16" and self.device.type == "cpu":
-            raise FlowclasError("precision 'fp16' needs a CUDA device, and this is the CPU: use fp32 or bf16")
+        self.device = check_device(device, precision)
         loaded = load_checkpoint(checkpoint, device=str(self.device), backbone_weights=backbone_weights)
         self.header: dict[str, Any] = loaded.header
         self.precision = precision
@@ -75,6 +71,20 @@ class Scorer:
             )
         return scores, {"preprocess": uploaded - start, "infer": inferred - uploaded, "download": done - inferred}
 
+    def move(self, device: str, precision: str) -> None:
+        """Go on on another device, in another precision. Raises FlowclasError; all is as before then."""
+        target = check_device(device, precision)
+        if self._model is not None and target != self.device:
+            try:
+                self._model.to(target)
+            except RuntimeError as error:  # out of memory, most likely, with half of the model moved
+                self._model.to(self.device)
+                raise FlowclasError(f"the model cannot move to {target}, {self.device} stays: {error}") from error
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._staging = None
+        self.device, self.precision = target, precision
+
     def close(self) -> None:
         """Let go of the model and its device memory."""
         self._model = self._staging = None
@@ -94,6 +104,16 @@ class Scorer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return batch
+
+
+def check_device(device: str, precision: str) -> torch.device:
+    """The device, once it is known to exist and to compute in `precision`. Raises FlowclasError."""
+    if precision not in _PRECISIONS:
+        raise FlowclasError(f"precision '{precision}' is not one of {', '.join(_PRECISIONS)}")
+    target = resolve_device(device)
+    if precision == "fp16" and target.type == "cpu":
+        raise FlowclasError("precision 'fp16' needs a CUDA device, and this is the CPU: use fp32 or bf16")
+    return target
 
 
 def _check_frames(images: Sequence[Image]) -> None:

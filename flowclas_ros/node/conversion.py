@@ -62,6 +62,21 @@ def to_rgb(message: ImageLike) -> np.ndarray:
     return np.broadcast_to(grey[..., None], (height, width, 3))
 
 
+def decode(message: Any) -> np.ndarray:
+    """The picture in a sensor_msgs/CompressedImage (JPEG or PNG) as (H, W, 3) uint8 RGB. Raises BrokenImageError.
+
+    Truncated data is refused, where OpenCV's decoder would fill the rest with grey and call it a picture.
+    """
+    from flowclas_ros.detection.images import decode_image  # Pillow and OpenCV, for those who need them alone
+
+    if "compressedDepth" in message.format:
+        raise BrokenImageError(f"format '{message.format}' is depth, not a picture: check the image topic")
+    try:
+        return decode_image(bytes(message.data), f"of format '{message.format}'")
+    except FlowclasError as error:
+        raise BrokenImageError(f"compressed {error}") from error
+
+
 def check_layout(message: ImageLike, bytes_per_pixel: int) -> None:
     """Raise BrokenImageError when size, step and data of `message` cannot all be true."""
     height, width, step, size = message.height, message.width, message.step, len(message.data)

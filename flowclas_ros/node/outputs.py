@@ -1,65 +1,70 @@
-"""The detector's publishers: what each topic carries, built only for those that somebody listens to."""
+"""One camera's publishers: what each topic carries, built only for those that somebody listens to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
 
-from flowclas_ros.msg import DetectorState
+from flowclas_ros.msg import DetectorState, HazardArray
 from flowclas_ros.node.conversion import to_message
-from flowclas_ros.node.quality import Heard, output_qos, publisher_events
+from flowclas_ros.node.hazard_messages import hazard_array
+from flowclas_ros.node.quality import Heard, output_qos, overridable, publisher_events
 
 if TYPE_CHECKING:
-    from flowclas_ros.detection.detector import Detection
+    from flowclas_ros.detection.interpreter import Finding
 
-IMAGES = ("mask", "heatmap", "score", "overlay")
+TOPICS = {
+    "hazards": HazardArray,
+    "mask": Image,
+    "heatmap": Image,
+    "score": Image,
+    "overlay": Image,
+    "state": DetectorState,
+}
+DEPTHS = {"state": 10}  # of the queue, where it is not 1: states are small, and each may tell of another change
 
 
 class Outputs:
-    """Created at configure on the lifecycle node, gated by its activation, destroyed at cleanup.
+    """Created at configure on the lifecycle node, gated by its activation, destroyed at cleanup."""
 
-    /diagnostics is not gated: an inactive detector must be heard to be inactive.
-    """
-
-    def __init__(self, node: Any, heard: Heard):
+    def __init__(self, node: Any, camera: str, heard: Heard):
         self._node = node
         events = publisher_events(heard)
+        prefix = f"~/{camera}/" if camera else "~/"
         self._publishers = {
             name: node.create_lifecycle_publisher(
-                Image, f"~/{name}", output_qos(), event_callbacks=events(node.resolve_topic_name(f"~/{name}"))
+                kind,
+                prefix + name,
+                output_qos(DEPTHS.get(name, 1)),
+                event_callbacks=events(node.resolve_topic_name(prefix + name)),
+                qos_overriding_options=overridable(),
             )
-            for name in IMAGES
+            for name, kind in TOPICS.items()
         }
-        self._publishers["state"] = node.create_lifecycle_publisher(
-            DetectorState, "~/state", output_qos(10), event_callbacks=events(node.resolve_topic_name("~/state"))
-        )
-        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def destroy(self) -> None:
         """Take every publisher out of the graph."""
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
-        self._node.destroy_publisher(self._diagnostics)
 
-    def frame(self, header: Any, image: np.ndarray, detection: Detection) -> None:
-        """A frame's images, each with the input's header; `image` is (H, W, 3) uint8 RGB."""
-        mask = detection.mask.view(np.uint8)
-        self._publish("mask", lambda: to_message(mask * np.uint8(255), "mono8", header))
-        self._publish("heatmap", lambda: to_message(_eight_bit(detection.heat), "mono8", header))
-        self._publish("score", lambda: to_message(detection.score, "32FC1", header))
-        self._publish("overlay", lambda: to_message(_overlay_bgr(image, detection), "bgr8", header))
+    def frame(self, header: Any, image: np.ndarray, finding: Finding, scale: float) -> None:
+        """A frame's messages, each with the input's header, the most urgent first.
+
+        image: (H, W, 3) uint8 RGB. scale: size of the output images as a share of the input's.
+        """
+        self._publish("hazards", lambda: hazard_array(header, finding.hazards))
+        self._publish("mask", lambda: to_message(_mask(finding.mask, scale), "mono8", header))
+        self._publish("heatmap", lambda: to_message(_eight_bit(scaled(finding.heat, scale)), "mono8", header))
+        self._publish("score", lambda: to_message(scaled(finding.score, scale), "32FC1", header))
+        self._publish("overlay", lambda: to_message(scaled(_overlay_bgr(image, finding), scale), "bgr8", header))
 
     def state(self, build: Callable[[], DetectorState]) -> None:
         """The state, built if somebody listens."""
         self._publish("state", build)
-
-    def diagnostics(self, message: DiagnosticArray) -> None:
-        """Health and hazard for /diagnostics."""
-        self._diagnostics.publish(message)
 
     def _publish(self, name: str, build: Callable[[], Any]) -> None:
         publisher = self._publishers[name]
@@ -67,12 +72,31 @@ class Outputs:
             publisher.publish(build())
 
 
+def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """(H, W[, C]) at `scale` in 0..1, each pixel the mean of those that it stands for."""
+    if scale == 1:
+        return pixels
+    size = output_size(pixels.shape[1], pixels.shape[0], scale)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
+    """Width and height of the output images, pixels."""
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _mask(mask: np.ndarray, scale: float) -> np.ndarray:
+    """0 or 255; an output pixel is set when any pixel that it stands for is: what is small must not vanish."""
+    whole = mask.view(np.uint8) * np.uint8(255)
+    return whole if scale == 1 else (scaled(whole.astype(np.float32), scale) > 0).view(np.uint8) * np.uint8(255)
+
+
 def _eight_bit(heat: np.ndarray) -> np.ndarray:
     """Heat (H, W) float32 in 0..1 to (H, W) uint8."""
     return np.rint(heat * np.float32(255)).astype(np.uint8)
 
 
-def _overlay_bgr(image: np.ndarray, detection: Detection) -> np.ndarray:
+def _overlay_bgr(image: np.ndarray, finding: Finding) -> np.ndarray:
     from flowclas_ros.detection.overlay import overlay  # brings OpenCV's drawing, for those who look alone
 
-    return overlay(image, detection)[..., ::-1]
+    return np.ascontiguousarray(overlay(image, finding)[..., ::-1])

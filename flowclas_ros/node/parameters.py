@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,31 +24,71 @@ def _parameter(
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters' values, read together at configure; the fields are the parameters."""
+    """The parameters' values, read together at configure; the fields are the parameters, lists are tuples here."""
 
-    checkpoint: str = _parameter("", "Path of the checkpoint (.safetensors) to detect with.")
+    # --- the model
+    checkpoint: str = _parameter("", "Path of the checkpoint (.safetensors) to detect with; ~/load_checkpoint swaps it.")
     backbone_weights: str = _parameter(
         "",
         "Path of the backbone's weights, for a checkpoint that does not embed them; empty: the checkpoint's own "
         "source (embedded, or timm's hub, which needs a network).",
     )
-    device: str = _parameter("auto", "Where the model runs: auto, cpu, cuda or cuda:<n>; auto takes CUDA if there.")
-    precision: str = _parameter(
-        "fp32", "Arithmetic of the backbone: fp32, bf16 or fp16. Scores stay float32.", choices=("fp32", "bf16", "fp16")
+    device: str = _parameter(
+        "auto", "Where the model runs: auto, cpu, cuda or cuda:<n>; auto takes CUDA if there.", live=True
     )
+    precision: str = _parameter(
+        "fp32",
+        "Arithmetic of the backbone: fp32, bf16 or fp16. Scores stay float32.",
+        choices=("fp32", "bf16", "fp16"),
+        live=True,
+    )
+    # --- what is a hazard
     false_alarm_rate: float = _parameter(
         0.001,
         "Share of the pixels of normal scenes that may lie above the threshold; the checkpoint's calibration "
         "turns it into a threshold.",
         bounds=(0.0, 1.0),
+        live=True,
     )
     threshold: float = _parameter(
-        math.nan, "Score in nats per dimension above which a pixel is anomalous; .nan: from false_alarm_rate."
+        math.nan,
+        "Score in nats per dimension above which a pixel is anomalous; .nan: from false_alarm_rate.",
+        live=True,
     )
     min_area: int = _parameter(
         50,
         "Smallest region in pixels of the input image that is a hazard; smaller ones raise CAUTION only.",
         bounds=(1, 100_000_000),
+        live=True,
+    )
+    hysteresis: float = _parameter(
+        0.0,
+        "Nats per dimension below the threshold down to which a hazard reaches around its pixels above it; 0: none.",
+        bounds=(0.0, 1000.0),
+        live=True,
+    )
+    region_of_interest: tuple[float, ...] = _parameter(
+        (0.0, 0.0, 1.0, 1.0),
+        "Part of the image that is searched: left, top, right, bottom as shares 0..1 of its width and height.",
+        live=True,
+    )
+    self_mask: str = _parameter(
+        "",
+        "Where the camera sees the robot itself, which is never a hazard: path of a mask image, or 'topic' for mono8 "
+        "masks on the topic self_mask; nonzero is the robot. '{camera}' in a path becomes the camera's name.",
+    )
+    # --- over time
+    confirm_frames: int = _parameter(
+        1, "Frames in which a hazard must be seen before it is listed; CAUTION until then.", bounds=(1, 1000), live=True
+    )
+    forget_frames: int = _parameter(
+        3, "Missed frames in a row after which a hazard leaves; it is listed on until then.", bounds=(1, 1000), live=True
+    )
+    smoothing: float = _parameter(
+        0.0,
+        "Seconds: time constant of the score's exponential smoothing; 0: none. A hazard is seen later by about that.",
+        bounds=(0.0, 60.0),
+        live=True,
     )
     max_age: float = _parameter(
         0.5,
@@ -62,10 +103,31 @@ class Settings:
         bounds=(0.05, 3600.0),
         live=True,
     )
+    # --- connection
+    cameras: tuple[str, ...] = _parameter(
+        ("",),
+        "Names of the cameras, whose topics then lie under them (front/image in, ~/front/mask out) and which share a "
+        "batch; one empty name: a single camera (image in, ~/mask out).",
+    )
+    transport: str = _parameter(
+        "raw",
+        "What the image topic carries: raw (sensor_msgs/Image) or compressed (sensor_msgs/CompressedImage, JPEG or "
+        "PNG, on image/compressed).",
+        choices=("raw", "compressed"),
+    )
     qos: str = _parameter(
         "sensor_data",
         "QoS of the image subscription: sensor_data (best effort, matches every camera) or reliable.",
         choices=("sensor_data", "reliable"),
+    )
+    qos_depth: int = _parameter(
+        5, "Frames that the middleware holds for the node; the node itself keeps the newest alone.", bounds=(1, 100)
+    )
+    output_scale: float = _parameter(
+        1.0,
+        "Size of the output images as a share of the input's. Hazards stay in pixels of the input.",
+        bounds=(0.05, 1.0),
+        live=True,
     )
     autostart: bool = _parameter(
         False, "Configure and activate at start, for a node run without a launch file (which drives it otherwise)."
@@ -88,28 +150,68 @@ def declare(node: Any) -> None:
             descriptor.floating_point_range = [FloatingPointRange(from_value=bounds[0], to_value=bounds[1])]
         elif bounds:
             descriptor.integer_range = [IntegerRange(from_value=bounds[0], to_value=bounds[1], step=1)]
-        node.declare_parameter(name, entry.default, descriptor)
+        default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
+        node.declare_parameter(name, default, descriptor)
 
 
 def read(node: Any) -> Settings:
     """The values that `node` holds now."""
-    return Settings(**{name: node.get_parameter(name).value for name in TABLE})
-
-
-def refusal(changes: Mapping[str, Any], configured: bool) -> str:
-    """Why `changes` (name to value) cannot be applied, as one line; empty when they can. Other names pass."""
-    for name, value in changes.items():
-        entry = TABLE.get(name)
-        if entry is None:
-            continue
-        if configured and not entry.metadata["live"]:
-            return f"{name} takes effect when the node configures: deactivate and clean up first"
-        choices = entry.metadata["choices"]
-        if choices and value not in choices:
-            return f"{name} '{value}' is none of {', '.join(choices)}"
-    return ""
+    return changed(Settings(), {name: node.get_parameter(name).value for name in TABLE})
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """`settings` with those of `changes` that are parameters of the table."""
-    return dataclasses.replace(settings, **{name: value for name, value in changes.items() if name in TABLE})
+    return dataclasses.replace(settings, **{name: _plain(value) for name, value in changes.items() if name in TABLE})
+
+
+def refusal(settings: Settings, changes: Mapping[str, Any], configured: bool) -> str:
+    """Why `changes` (name to value) cannot be applied to `settings`, as one line; empty when they can.
+
+    Looks at each value and then at all of them together; names that are not in the table pass.
+    """
+    for name, value in changes.items():
+        entry = TABLE.get(name)
+        if entry is None or _same(_plain(value), getattr(settings, name)):
+            continue
+        if configured and not entry.metadata["live"]:
+            return f"{name} takes effect when the node configures: deactivate and clean up first"
+    return contradiction(changed(settings, changes))
+
+
+def contradiction(settings: Settings) -> str:
+    """What is wrong with `settings`, taken together, as one line; empty for nothing."""
+    for name, entry in TABLE.items():
+        choices, value = entry.metadata["choices"], getattr(settings, name)
+        if choices and value not in choices:
+            return f"{name} '{value}' is none of {', '.join(choices)}"
+    if math.isinf(settings.threshold):
+        return f"threshold {settings.threshold} is not a score in nats per dimension: .nan takes false_alarm_rate's"
+    if math.isnan(settings.threshold) and not 0 < settings.false_alarm_rate < 1:
+        return f"false_alarm_rate {settings.false_alarm_rate:g} is not between 0 and 1: 0.001 is one pixel in 1000"
+    region = settings.region_of_interest
+    if len(region) != 4 or not (0 <= region[0] < region[2] <= 1 and 0 <= region[1] < region[3] <= 1):
+        return f"region_of_interest {list(region)} is not left < right, top < bottom as four shares in 0..1"
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
+        return f"device '{settings.device}' is none of auto, cpu, cuda, cuda:<n>"
+    return _cameras_contradiction(settings.cameras)
+
+
+def _cameras_contradiction(cameras: tuple[str, ...]) -> str:
+    if cameras == ("",):
+        return ""
+    for name in cameras:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            return f"cameras: '{name}' cannot stand in a topic name: begin with a letter, go on with letters, digits, _"
+    if not cameras or len(set(cameras)) < len(cameras):
+        return f"cameras {list(cameras)} needs at least one name, and each once"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    """Lists and arrays, as rclpy gives them, as tuples."""
+    return tuple(value) if isinstance(value, (list, tuple)) or hasattr(value, "typecode") else value
+
+
+def _same(value: Any, other: Any) -> bool:
+    both_nan = isinstance(value, float) and isinstance(other, float) and math.isnan(value) and math.isnan(other)
+    return both_nan or (type(value) is type(other) and value == other)

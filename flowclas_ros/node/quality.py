@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -15,11 +16,19 @@ except ImportError:  # Humble
 Heard = Callable[[str, str], None]  # topic, line
 
 
-def image_qos(name: str) -> QoSProfile:
+def image_qos(name: str, depth: int = 5) -> QoSProfile:
     """`sensor_data`: best effort, which any publisher matches; `reliable`: resent when lost, for reliable ones only."""
-    if name == "reliable":
-        return QoSProfile(depth=qos_profile_sensor_data.depth, reliability=ReliabilityPolicy.RELIABLE)
-    return qos_profile_sensor_data
+    reliable = name == "reliable"
+    return QoSProfile(
+        depth=depth, reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+    )
+
+
+def overridable() -> QoSOverridingOptions:
+    """History, depth and reliability may be set in the parameter file: qos_overrides./topic.subscription.reliability,
+    with the topic's full name, or .publisher. It is read when the topic is made for the first time.
+    """
+    return QoSOverridingOptions.with_default_policies()
 
 
 def output_qos(depth: int = 1) -> QoSProfile:

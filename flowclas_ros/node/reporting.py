@@ -1,17 +1,24 @@
-"""The messages by which the node speaks of itself: DetectorState, and /diagnostics with health and hazard apart."""
+"""What the node says of itself: DetectorState per camera, and /diagnostics with health and hazard apart."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from flowclas_ros.msg import DetectorState
+from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.status import Counts, Level, Scene, Status
 
 if TYPE_CHECKING:
     from flowclas_ros.detection.detector import Detector
+    from flowclas_ros.node.inputs import Inputs
+    from flowclas_ros.node.outputs import Outputs
+
+HEARTBEAT = 0.5  # seconds after which the state is said again while no frame is processed
 
 # Autoware's MRM path acts on ERROR. A hazard is one for the hazard status alone, a blind detector for the health alone.
 _HAZARD_LEVELS = {
@@ -23,14 +30,76 @@ _HAZARD_LEVELS = {
 }
 
 
+class Reporter:
+    """One camera's voice: its state with every frame and on a timer, its part of the diagnostics.
+
+    `idle` is why the view is not searched at all (inactive, paused); nothing else is said then, CLEAR least of all.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        inputs: Inputs,
+        outputs: Outputs,
+        settings: Callable[[], Settings],
+        detector: Callable[[], Detector | None],
+    ):
+        self._node, self._inputs, self._outputs = node, inputs, outputs
+        self._settings, self._detector = settings, detector
+        self._status = Status(time.monotonic())
+        self._said: tuple[Level, float] = (Level.STALE, 0.0)  # last state published, and when (monotonic seconds)
+        self.idle = "configured, not active"
+
+    def begin(self, status: Status) -> None:
+        """Speak of `status` from now on."""
+        self._status, self.idle = status, ""
+
+    def tick(self, now: float) -> None:
+        """Notice what no frame would tell."""
+        level, since = self._said
+        if self.verdict(now)[0] != level or now - since > HEARTBEAT:
+            self.say_verdict()
+
+    def say_verdict(self) -> None:
+        """Publish the state as it is now."""
+        now = time.monotonic()
+        level, text = self.verdict(now)
+        self._said = (level, now)
+        detector = self._detector()
+        if detector is not None:
+            self._outputs.state(lambda: state_message(level, text, self._status, detector))
+
+    def verdict(self, now: float) -> tuple[Level, str]:
+        """Level and line at `now` (monotonic seconds)."""
+        if self.idle:
+            return Level.STALE, self.idle
+        stale_after = self._settings().stale_after
+        level, text = self._status.verdict(now, stale_after)
+        if level == Level.STALE and self._status.silent(now, stale_after):
+            topic = self._inputs.topic
+            text += f" on {topic}" if self._inputs.publishers() else f": nobody publishes {topic}"
+        return level, text
+
+    def diagnostics(self, name: str, now: float) -> list[DiagnosticStatus]:
+        """`<name>: health` and `<name>: hazard`."""
+        detector = self._detector()
+        if self.idle or detector is None:
+            return idle_diagnostics(name, self.idle)
+        level, text = self.verdict(now)
+        return diagnostics(name, level, text, self._status, detector)
+
+
 def state_message(level: Level, text: str, status: Status, detector: Detector) -> DetectorState:
     """The state as a message: header and scene values are those of the newest frame that was searched."""
     scene, counts = status.scene, status.counts
-    message = DetectorState(level=int(level), message=text, nearest_range=math.nan, latency=math.nan)
+    message = DetectorState(
+        level=int(level), message=text, nearest_range=math.nan, latency=math.nan, model_time=math.nan
+    )
     if scene is not None:
         message.header = scene.header
         message.anomalous_share, message.peak_score = scene.anomalous_share, scene.peak_score
-        message.hazard_count, message.latency = scene.regions, scene.latency
+        message.hazard_count, message.nearest_range = scene.hazards, scene.nearest_range
+        message.latency, message.model_time = scene.latency, scene.model_time
     message.threshold = float(detector.threshold)
     message.false_alarm_rate = math.nan if detector.false_alarm_rate is None else float(detector.false_alarm_rate)
     message.threshold_guaranteed = bool(detector.guaranteed)
@@ -41,39 +110,39 @@ def state_message(level: Level, text: str, status: Status, detector: Detector) -
     return message
 
 
-def diagnostics(node_name: str, stamp: Any, level: Level, text: str, status: Status, detector: Detector) -> Any:
-    """/diagnostics of an active detector: "<node>: health" and "<node>: hazard"."""
+def diagnostics(
+    name: str, level: Level, text: str, status: Status, detector: Detector
+) -> list[DiagnosticStatus]:
+    """Of an active detector."""
     blind = level in (Level.STALE, Level.FAULT)
-    mismatches = status.mismatches
-    health = DiagnosticStatus(name=f"{node_name}: health", hardware_id=detector.device)
+    remarks = status.remarks
+    health = DiagnosticStatus(name=f"{name}: health", hardware_id=detector.device)
     if blind:
         health.level, health.message = DiagnosticStatus.ERROR, text
-    elif mismatches:
-        health.level, health.message = DiagnosticStatus.WARN, mismatches
+    elif remarks:
+        health.level, health.message = DiagnosticStatus.WARN, remarks
     else:
         health.level, health.message = DiagnosticStatus.OK, "frames are searched in time"
     health.values = _values(detector, status.counts, status.scene)
     hazard = DiagnosticStatus(
-        name=f"{node_name}: hazard",
+        name=f"{name}: hazard",
         hardware_id=detector.device,
         level=_HAZARD_LEVELS[level],
         message="unknown: the view is not searched" if blind else text,
     )
-    return _array(stamp, [health, hazard])
+    return [health, hazard]
 
 
-def idle_diagnostics(node_name: str, stamp: Any, text: str) -> Any:
-    """/diagnostics of a detector that does not look (inactive): never OK, silence is no all-clear."""
-    return _array(
-        stamp,
-        [
-            DiagnosticStatus(name=f"{node_name}: health", level=DiagnosticStatus.WARN, message=text),
-            DiagnosticStatus(name=f"{node_name}: hazard", level=DiagnosticStatus.STALE, message=f"unknown: {text}"),
-        ],
-    )
+def idle_diagnostics(name: str, text: str) -> list[DiagnosticStatus]:
+    """Of a detector that does not look (inactive, paused): never OK, silence is no all-clear."""
+    return [
+        DiagnosticStatus(name=f"{name}: health", level=DiagnosticStatus.WARN, message=text),
+        DiagnosticStatus(name=f"{name}: hazard", level=DiagnosticStatus.STALE, message=f"unknown: {text}"),
+    ]
 
 
-def _array(stamp: Any, statuses: list) -> Any:
+def diagnostic_array(stamp: Any, statuses: list[DiagnosticStatus]) -> DiagnosticArray:
+    """The message for /diagnostics."""
     array = DiagnosticArray(status=statuses)
     array.header.stamp = stamp
     return array

@@ -10,10 +10,7 @@ import math
 import threading
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from flowclas_ros.detection.detector import Detection
+from typing import Any
 
 
 class Level(IntEnum):
@@ -28,30 +25,45 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Scene:
-    """The newest frame that was searched. latency: seconds, NaN for a frame without a stamp."""
+    """The newest frame that was searched.
+
+    hazards: confirmed ones. candidates: regions of min_area that no confirmed hazard stands for (yet). peak_score:
+    nats per dimension, of the searched pixels. nearest_range: metres, NaN when unknown. latency: seconds, NaN for a
+    frame without a stamp.
+    """
 
     header: Any
-    regions: int
+    hazards: int
+    candidates: int
     anomalous_share: float
     peak_score: float
+    nearest_range: float
     latency: float
     timings: dict[str, float]
 
     @property
+    def model_time(self) -> float:
+        """Seconds from the picture to its scores, as one camera's share of its batch."""
+        return sum(self.timings.get(stage, 0.0) for stage in ("preprocess", "infer", "download"))
+
+    @property
     def level(self) -> Level:
-        """HAZARD with any region, CAUTION with pixels above the threshold in regions below min_area, else CLEAR."""
-        if self.regions:
+        """HAZARD with any confirmed hazard, CAUTION with any other pixel above the threshold, else CLEAR."""
+        if self.hazards:
             return Level.HAZARD
-        return Level.CAUTION if self.anomalous_share > 0 else Level.CLEAR
+        return Level.CAUTION if self.anomalous_share > 0 or self.candidates else Level.CLEAR
 
     @property
     def text(self) -> str:
         """What was seen, in one line."""
-        if self.regions:
+        if self.hazards:
+            near = "" if math.isnan(self.nearest_range) else f", nearest at {self.nearest_range:.2f} m"
             return (
-                f"{self.regions} hazard{'s' if self.regions > 1 else ''}, "
+                f"{self.hazards} hazard{'s' if self.hazards > 1 else ''}{near}, "
                 f"peak score {self.peak_score:.2f} nats per dimension"
             )
+        if self.candidates:
+            return f"{self.candidates} region{'s' if self.candidates > 1 else ''} not yet confirmed as a hazard"
         if self.anomalous_share > 0:
             return f"{self.anomalous_share:.2%} of the pixels above the threshold, no region as large as min_area"
         return "nothing above the threshold"
@@ -63,7 +75,7 @@ class Counts:
 
     received: int = 0
     processed: int = 0
-    dropped: int = 0  # for whatever reason: replaced, too old or broken
+    dropped: int = 0  # for whatever reason: replaced, too old, broken, or come while paused
     broken: int = 0  # of the dropped, those that could not be searched
 
 
@@ -76,7 +88,7 @@ class Status:
         self._last_received = self._last_result = -math.inf
         self._since = now
         self._fault = self._late = ""
-        self._mismatches: dict[str, str] = {}
+        self._remarks: dict[str, str] = {}
         self.scene: Scene | None = None
 
     def received(self, now: float) -> None:
@@ -86,7 +98,7 @@ class Status:
             self._last_received = now
 
     def replaced(self) -> None:
-        """A parked frame gave way to a newer one, or was let go at deactivation."""
+        """A parked frame gave way to a newer one, or was let go at deactivation or while paused."""
         with self._lock:
             self._replaced += 1
 
@@ -102,26 +114,21 @@ class Status:
             self._broken += 1
             self._fault = reason
 
-    def processed(self, now: float, header: Any, detection: Detection, latency: float) -> None:
+    def processed(self, now: float, scene: Scene) -> None:
         """A frame was searched."""
-        scene = Scene(
-            header,
-            len(detection.regions),
-            float(detection.mask.mean()),
-            float(detection.score.max()),
-            latency,
-            detection.timings,
-        )
         with self._lock:
             self._processed += 1
             self._last_result = now
             self._fault = self._late = ""
             self.scene = scene
 
-    def mismatch(self, topic: str, text: str) -> None:
-        """A peer on `topic` and this node cannot talk; an empty text takes it back."""
+    def remark(self, about: str, text: str) -> None:
+        """Something about `about` (a topic, say) that limits the detector and people should know; "" takes it back."""
         with self._lock:
-            self._mismatches[topic] = text
+            if text:
+                self._remarks[about] = text
+            else:
+                self._remarks.pop(about, None)
 
     @property
     def counts(self) -> Counts:
@@ -131,10 +138,10 @@ class Status:
             return Counts(self._received, self._processed, dropped, self._broken)
 
     @property
-    def mismatches(self) -> str:
-        """The incompatible-QoS events so far, in one line."""
+    def remarks(self) -> str:
+        """All that stands, in one line."""
         with self._lock:
-            return "; ".join(text for text in self._mismatches.values() if text)
+            return "; ".join(self._remarks.values())
 
     def silent(self, now: float, stale_after: float) -> bool:
         """Whether no frame has come for `stale_after` seconds, or none at all yet."""
@@ -142,7 +149,7 @@ class Status:
 
     def verdict(self, now: float, stale_after: float) -> tuple[Level, str]:
         """Level and line. A silent camera goes before a fault, a fault before a late result, that before the scene."""
-        mismatches = self.mismatches
+        remarks = self.remarks
         with self._lock:
             fault, late, scene = self._fault, self._late, self.scene
             since_frame, since_result = now - self._last_received, now - self._last_result
@@ -157,4 +164,4 @@ class Status:
             level, text = Level.STALE, "; ".join(part for part in (text, late) if part)
         else:
             level, text = scene.level, scene.text
-        return level, "; ".join(part for part in (text, mismatches) if part)
+        return level, "; ".join(part for part in (text, remarks) if part)

@@ -18,33 +18,36 @@ Result = TypeVar("Result")
 
 
 class Worker(Generic[Item]):
-    """A thread with a slot for one item, the newest, and a line of calls that go before it.
+    """A thread with one slot per key (a camera) for the newest item, and a line of calls that go before them.
 
-    `process(item)` runs on the thread; what it raises goes to `failed(item, error)`, and the next item goes on.
+    `process(items)` runs on the thread with what lies in the slots, one item a key at most; what it raises goes to
+    `failed(items, error)`, and the next items go on.
     """
 
-    def __init__(self, process: Callable[[Item], None], failed: Callable[[Item, Exception], None], name: str):
+    def __init__(
+        self, process: Callable[[list[Item]], None], failed: Callable[[list[Item], Exception], None], name: str
+    ):
         self._process, self._failed = process, failed
         self._condition = threading.Condition()
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
-        self._slot: Item | None = None
+        self._slots: dict[str, Item] = {}
         self._stopping = False
         # daemon: a hung driver call must not keep the process from ending
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def offer(self, item: Item) -> bool:
+    def offer(self, item: Item, key: str = "") -> bool:
         """Park `item`; True when it replaced one that had not been taken yet."""
         with self._condition:
-            replaced = self._slot is not None
-            self._slot = item
+            replaced = key in self._slots
+            self._slots[key] = item
             self._condition.notify()
         return replaced
 
-    def clear(self) -> bool:
-        """Empty the slot; True when there was an item in it."""
+    def clear(self) -> list[Item]:
+        """Empty the slots; what lay in them."""
         with self._condition:
-            held, self._slot = self._slot is not None, None
+            held, self._slots = list(self._slots.values()), {}
         return held
 
     def call(self, function: Callable[[], Result], timeout: float | None = None) -> Result:
@@ -64,9 +67,9 @@ class Worker(Generic[Item]):
             raise TimeoutError(f"worker '{self._thread.name}' did not answer in {timeout} s") from None
 
     def stop(self, timeout: float) -> bool:
-        """End after what is in hand, dropping the slot; False when the thread still runs after `timeout` seconds."""
+        """End after what is in hand, dropping the slots; False when the thread still runs after `timeout` seconds."""
         with self._condition:
-            self._stopping, self._slot = True, None
+            self._stopping, self._slots = True, {}
             self._condition.notify()
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -74,21 +77,21 @@ class Worker(Generic[Item]):
     def _run(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._calls or self._slot is not None or self._stopping)
+                self._condition.wait_for(lambda: self._calls or self._slots or self._stopping)
                 call = self._calls.popleft() if self._calls else None
-                item = None
+                items: list[Item] = []
                 if call is None:
                     if self._stopping:
                         return
-                    item, self._slot = self._slot, None
+                    items, self._slots = list(self._slots.values()), {}
             if call is not None:
                 self._answer(*call)
-            elif item is not None:
+            else:
                 try:
-                    self._process(item)
+                    self._process(items)
                 except Exception as error:
-                    self._failed(item, error)
-            del call, item  # or a frame, or a model inside a closure, would stay alive until the next one comes
+                    self._failed(items, error)
+            del call, items  # or a frame, or a model inside a closure, would stay alive until the next one comes
 
     @staticmethod
     def _answer(function: Callable[[], Any], future: Future) -> None:

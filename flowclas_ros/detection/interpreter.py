@@ -1,0 +1,195 @@
+"""From one camera's score maps to its hazards: searched area, smoothing, mask, regions, places, identity over frames.
+
+Knows no ROS: the node and the replay of a recording interpret with the same lines.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from flowclas_ros.detection.detector import DEFAULT_MIN_AREA, Detector
+from flowclas_ros.detection.geometry import Intrinsics, Located, locate, not_located
+from flowclas_ros.detection.regions import Region, find_regions
+from flowclas_ros.detection.smoothing import ScoreSmoother, hysteresis_mask
+from flowclas_ros.detection.tracking import HazardTracker, TrackedHazard
+from flowclas_ros.errors import FlowclasError
+
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as a hazard.
+
+    min_area: pixels. hysteresis: nats per dimension below the threshold down to which a hazard reaches around its
+    pixels above it. region_of_interest: left, top, right, bottom as shares of width and height. smoothing: time
+    constant in seconds, 0 for none. confirm_frames, forget_frames: of HazardTracker.
+    """
+
+    min_area: int = DEFAULT_MIN_AREA
+    hysteresis: float = 0.0
+    region_of_interest: tuple[float, ...] = WHOLE_IMAGE
+    smoothing: float = 0.0
+    confirm_frames: int = 1
+    forget_frames: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Depth:
+    """Depth registered to the frame: (h, w) uint16 millimetres or float32 metres, and the frame's pinhole."""
+
+    pixels: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+    intrinsics: Intrinsics
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What one frame of H x W pixels holds.
+
+    score: (H,W) float32, nats per dimension, smoothed where that is asked for. mask: (H,W) bool, anomalous and
+    searched. searched: (H,W) bool, None for every pixel. regions: of this frame, highest peak first. hazards: the
+    confirmed ones, seen or held. candidates: regions not confirmed yet. located: the regions' places, None without
+    depth. peak: highest searched score. anomalous_share: of the searched pixels, 0..1. timings: seconds per stage.
+    notice: why something began anew with this frame, in one line; empty otherwise.
+    """
+
+    detector: Detector = field(repr=False)
+    score: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+    searched: npt.NDArray[np.bool_] | None
+    regions: list[Region]
+    hazards: list[TrackedHazard]
+    candidates: int
+    located: Located | None
+    threshold: float
+    peak: float
+    anomalous_share: float
+    timings: dict[str, float]
+    notice: str
+
+    @cached_property
+    def heat(self) -> npt.NDArray[np.float32]:
+        """(H,W) float32 in 0..1, 0 where nothing is searched; made when first asked for."""
+        heat = self.detector.heat(self.score)
+        return heat if self.searched is None else np.where(self.searched, heat, np.float32(0))
+
+    @property
+    def nearest_range(self) -> float:
+        """Metres from the camera to the nearest hazard point; NaN when no hazard has a place."""
+        ranges = [hazard.location.nearest_range for hazard in self.hazards if hazard.location is not None]
+        return min(ranges, default=math.nan)
+
+
+class Interpreter:
+    """The memory over the frames of one camera. Keep to one thread."""
+
+    def __init__(self, rules: Rules):
+        self._smoother: ScoreSmoother | None = None
+        self._tracker = HazardTracker(rules.confirm_frames, rules.forget_frames)
+        self._rules = rules
+        self._region: tuple[tuple, npt.NDArray[np.bool_] | None] = ((), None)  # (of what, the pixels inside)
+        self.set_rules(rules)
+
+    def set_rules(self, rules: Rules) -> None:
+        """Go on by other rules, from the next frame on; known hazards keep their ids."""
+        self._rules = rules
+        self._tracker.confirm_frames, self._tracker.forget_frames = rules.confirm_frames, rules.forget_frames
+        if rules.smoothing == 0:
+            self._smoother = None
+        elif self._smoother is None:
+            self._smoother = ScoreSmoother(rules.smoothing)
+        else:
+            self._smoother.time_constant = rules.smoothing
+
+    def reset(self) -> None:
+        """Forget the frames so far: a pause, a camera that started anew, a clock that jumped."""
+        self._tracker.reset()
+        self.model_changed()
+
+    def model_changed(self) -> None:
+        """The scores to come are not comparable with those so far; hazards keep their ids."""
+        if self._smoother is not None:
+            self._smoother.reset()
+
+    def interpret(
+        self,
+        detector: Detector,
+        score: npt.NDArray[np.float32],
+        stages: dict[str, float],
+        *,
+        stamp: int,
+        ignore: npt.NDArray[np.bool_] | None = None,
+        depth: Depth | str | None = None,
+    ) -> Finding:
+        """A frame's hazards from its `score` (H,W), nats per dimension.
+
+        stages: seconds spent on it so far. stamp: nanoseconds, 0 for none. ignore: (H,W) bool, pixels that are never
+        a hazard. depth: None where there is none at all, a str that says why a frame's is missing. Raises
+        FlowclasError when no pixel is left to search: an empty search must not read as a clear view.
+        """
+        start = time.perf_counter()
+        if self._smoother is not None:
+            score = self._smoother.update(score, stamp)
+        searched = self._searched(score.shape, ignore)
+        count = score.size if searched is None else int(np.count_nonzero(searched))
+        if count == 0:
+            raise FlowclasError("nothing is left to search: the self mask covers the whole region of interest")
+        judged = score if searched is None else np.where(searched, score, np.float32(-np.inf))
+        mask = hysteresis_mask(judged, detector.threshold, detector.threshold - self._rules.hysteresis)
+        regions = find_regions(mask, score, self._rules.min_area)
+        found = time.perf_counter()
+        located = self._locate(mask, score, regions, depth)
+        hazards = self._tracker.update(regions, None if located is None else located.locations, stamp)
+        tracked = time.perf_counter()
+        timings = {**stages, "regions": found - start, "tracking": tracked - found}
+        timings["total"] = sum(timings.values())
+        return Finding(
+            detector=detector,
+            score=score,
+            mask=mask,
+            searched=searched,
+            regions=regions,
+            hazards=hazards,
+            candidates=self._tracker.pending,
+            located=located,
+            threshold=detector.threshold,
+            peak=float(judged.max()),
+            anomalous_share=float(np.count_nonzero(mask)) / count,
+            timings=timings,
+            notice=self._tracker.notice or ("" if self._smoother is None else self._smoother.notice),
+        )
+
+    @staticmethod
+    def _locate(mask: np.ndarray, score: np.ndarray, regions: list[Region], depth: Depth | str | None) -> Located | None:
+        if depth is None:
+            return None
+        if isinstance(depth, str):
+            return not_located(regions, depth)
+        return locate(mask, score, regions, depth.pixels, depth.intrinsics)
+
+    def _searched(self, shape: tuple[int, ...], ignore: np.ndarray | None) -> np.ndarray | None:
+        """(H,W) bool, None for every pixel."""
+        region = self._rules.region_of_interest
+        inside: np.ndarray | None = None
+        if tuple(region) != WHOLE_IMAGE:
+            if self._region[0] != (shape, region):
+                self._region = ((shape, region), _inside(shape, region))
+            inside = self._region[1]
+        if ignore is None:
+            return inside
+        return ~ignore if inside is None else inside & ~ignore
+
+
+def _inside(shape: tuple[int, ...], region: tuple[float, ...]) -> npt.NDArray[np.bool_]:
+    """Every pixel that the region touches: at its edge it searches more, not less."""
+    height, width = shape
+    left, top, right, bottom = region
+    inside = np.zeros(shape, dtype=bool)
+    inside[math.floor(top * height) : math.ceil(bottom * height), math.floor(left * width) : math.ceil(right * width)] = True
+    return inside

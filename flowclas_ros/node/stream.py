@@ -1,0 +1,181 @@
+"""One camera of the detector: its frames in, its results out, and what is remembered between two of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.conversion import decode, to_rgb
+from flowclas_ros.node.inputs import Inputs
+from flowclas_ros.node.outputs import Outputs
+from flowclas_ros.node.parameters import Settings
+from flowclas_ros.node.reporting import Reporter
+from flowclas_ros.node.search import nanoseconds, reason_of
+from flowclas_ros.node.self_mask import SelfMask
+from flowclas_ros.node.status import Scene, Status
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flowclas_ros.detection.detector import Detector
+    from flowclas_ros.detection.interpreter import Rules
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame as it was parked. message: sensor_msgs/Image or CompressedImage."""
+
+    stream: Stream
+    message: Any
+
+
+class Stream:
+    """Made at configure. Its subscriptions live from `open` to `shut`, everything else until `destroy`.
+
+    `settings()` gives the values in force, `park(frame)` hands a frame to the worker and says whether it replaced one.
+    Raises FlowclasError for a self mask that cannot be read.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        camera: str,
+        settings: Callable[[], Settings],
+        detector: Callable[[], Detector | None],
+        park: Callable[[Frame], bool],
+    ):
+        from flowclas_ros.detection.interpreter import Interpreter  # brings torch
+
+        self._node, self.camera, self._settings, self._park = node, camera, settings, park
+        chosen = settings()
+        self._self_mask = SelfMask.from_setting(chosen.self_mask, camera)
+        self._rules = rules(chosen)
+        self._interpreter = Interpreter(self._rules)
+        self._forget = False  # asked for by the executor's thread, done by the worker's
+        self.status = Status(time.monotonic())
+        self.outputs = Outputs(node, camera, self._heard)
+        self.inputs = Inputs(node, camera, self._heard)
+        self.reporter = Reporter(node, self.inputs, self.outputs, settings, detector)
+
+    # ---------------------------------------------------------------- on the executor's thread
+
+    def open(self) -> None:
+        """Start to look, with counts at zero and nothing remembered."""
+        self.status = Status(time.monotonic())
+        self.reporter.begin(self.status)
+        self.forget()
+        self.inputs.open(self._settings(), self._arrived, self._self_mask)
+
+    def shut(self) -> None:
+        """Look no more."""
+        self.inputs.shut()
+
+    def destroy(self) -> None:
+        """Take everything out of the graph."""
+        self.inputs.shut()
+        self.outputs.destroy()
+
+    def forget(self) -> None:
+        """Begin anew with the next frame: no hazard is known, nothing is smoothed."""
+        self._forget = True
+
+    def _arrived(self, message: Any) -> None:
+        self.status.received(time.monotonic())
+        if self.reporter.idle or self._park(Frame(self, message)):
+            self.status.replaced()
+
+    def _heard(self, topic: str, text: str) -> None:
+        self._node.get_logger().error(text)
+        self.status.remark(topic, text)
+
+    # ---------------------------------------------------------------- on the worker's thread
+
+    def picture(self, frame: Frame) -> np.ndarray | None:
+        """(H, W, 3) uint8 RGB, or None for a frame that is too old to be searched. Raises BrokenImageError."""
+        age = self._age(nanoseconds(frame.message.header.stamp))
+        max_age = self._settings().max_age
+        if max_age > 0 and age > max_age:
+            self.status.too_old(age, max_age)
+            return None
+        return to_rgb(frame.message) if hasattr(frame.message, "encoding") else decode(frame.message)
+
+    def conclude(
+        self, frame: Frame, picture: np.ndarray, detector: Detector, score: np.ndarray, stages: dict[str, float]
+    ) -> None:
+        """From the frame's score (H, W) to everything that is published of it."""
+        header = frame.message.header
+        stamp = nanoseconds(header.stamp)
+        self._prepare()
+        finding = self._interpreter.interpret(detector, score, stages, stamp=stamp, ignore=self._ignored(score.shape))
+        if finding.notice:
+            self._node.get_logger().warning(finding.notice, throttle_duration_sec=5.0)
+        self.outputs.frame(header, picture, finding, self._settings().output_scale)
+        self.status.processed(
+            time.monotonic(),
+            Scene(
+                header=header,
+                hazards=len(finding.hazards),
+                candidates=finding.candidates,
+                anomalous_share=finding.anomalous_share,
+                peak_score=finding.peak,
+                nearest_range=finding.nearest_range,
+                latency=self._age(stamp),
+                timings=finding.timings,
+            ),
+        )
+        self.reporter.say_verdict()
+
+    def failed(self, error: Exception) -> None:
+        """A frame that could not be searched is a fault; the next frame goes on."""
+        if not self._node.context.ok():
+            return  # publishing fails while the process shuts down
+        reason = reason_of(error)
+        self.status.failed(f"frame not searched: {reason}")
+        self._node.get_logger().error(f"frame not searched: {reason}", throttle_duration_sec=1.0)
+        self.reporter.say_verdict()
+
+    def model_changed(self) -> None:
+        """The scores to come are another model's."""
+        self._interpreter.model_changed()
+
+    def _prepare(self) -> None:
+        """Take over what changed since the last frame."""
+        chosen = rules(self._settings())
+        if chosen != self._rules:
+            self._rules = chosen
+            self._interpreter.set_rules(chosen)
+        if self._forget:
+            self._forget = False
+            self._interpreter.reset()
+
+    def _ignored(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        if self._self_mask is None:
+            return None
+        mask, remark = self._self_mask.of(shape, time.monotonic(), self._settings().stale_after)
+        self.status.remark("self mask", remark)
+        return mask
+
+    def _age(self, stamp: int) -> float:
+        """Seconds from `stamp` (ns) to now on the node's clock; NaN for no stamp, below zero for one in the future.
+
+        Both pass the max_age test: an unstamped frame and a camera whose clock runs ahead are searched, since fresh
+        they are by receipt, and a detector that drops them would be blind for good.
+        """
+        return (self._node.get_clock().now().nanoseconds - stamp) * 1e-9 if stamp else float("nan")
+
+
+def rules(settings: Settings) -> Rules:
+    """The settings that say what a hazard is."""
+    from flowclas_ros.detection.interpreter import Rules
+
+    return Rules(
+        min_area=settings.min_area,
+        hysteresis=settings.hysteresis,
+        region_of_interest=settings.region_of_interest,
+        smoothing=settings.smoothing,
+        confirm_frames=settings.confirm_frames,
+        forget_frames=settings.forget_frames,
+    )
