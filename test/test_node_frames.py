@@ -56,6 +56,8 @@ def graph(checkpoint, tmp_path_factory):
         "max_age:=0.0",
         "-p",
         f"stale_after:={STALE_AFTER}",
+        "-p",
+        "forget_frames:=1",  # each test's frames stand for themselves
     )
     peer = Peer()
     try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from flowclas_ros.node.status import Level, Status
+from flowclas_ros.node.status import Level, Scene, Status
 from flowclas_ros.node.worker import Worker
 
 TIMEOUT = 10.0  # seconds that end a hung test
@@ -21,9 +20,10 @@ class Held:
     def __init__(self):
         self.gate, self.begun = threading.Event(), threading.Event()
         self.done, self.failures = [], []
-        self.worker = Worker(self._process, lambda item, error: self.failures.append((item, str(error))), "test")
+        self.worker = Worker(self._process, lambda items, error: self.failures.append((items, str(error))), "test")
 
-    def _process(self, item):
+    def _process(self, items):
+        (item,) = items
         self.begun.set()
         assert self.gate.wait(TIMEOUT)
         if item == "bad":
@@ -50,6 +50,24 @@ def test_the_newest_item_replaces_the_parked_one(held):
     assert held.worker.stop(TIMEOUT) and held.done[0] == 1 and 2 not in held.done
 
 
+def test_each_key_has_a_slot_and_what_lies_in_them_is_taken_together():
+    begun, gate, taken = threading.Event(), threading.Event(), []
+
+    def process(items):
+        begun.set()
+        assert gate.wait(TIMEOUT)
+        taken.append(items)
+
+    worker = Worker(process, lambda items, error: None, "test")
+    worker.offer(0, "left")
+    assert begun.wait(TIMEOUT)
+    assert [worker.offer(item, key) for item, key in ((1, "left"), (2, "right"), (3, "left"))] == [False, False, True]
+    gate.set()
+    while len(taken) < 2:
+        worker.call(lambda: None, TIMEOUT)
+    assert worker.stop(TIMEOUT) and taken == [[0], [3, 2]]
+
+
 def test_a_call_runs_on_the_workers_thread_between_items_and_hands_over_what_it_raises(held):
     held.gate.set()
     assert held.worker.call(lambda: threading.current_thread().name, TIMEOUT) == "test"
@@ -65,7 +83,7 @@ def test_an_item_that_fails_is_reported_and_the_next_goes_on(held):
     held.worker.offer("good")
     while not held.done:
         held.worker.call(lambda: None, TIMEOUT)
-    assert held.failures == [("bad", "no good")] and held.done == ["good"]
+    assert held.failures == [(["bad"], "no good")] and held.done == ["good"]
 
 
 def test_a_call_that_the_worker_does_not_get_to_times_out(held):
@@ -82,16 +100,14 @@ def test_a_stopped_worker_refuses_calls(held):
         held.worker.call(lambda: None, TIMEOUT)
 
 
-def detection(anomalous=0, regions=0):
-    mask = np.zeros((10, 10), bool)
-    mask.flat[:anomalous] = True
-    return SimpleNamespace(mask=mask, regions=[None] * regions, score=np.ones((10, 10), np.float32), timings={})
+def scene(anomalous_share=0.0, hazards=0, candidates=0, nearest_range=math.nan):
+    return Scene("header", hazards, candidates, anomalous_share, 1.0, nearest_range, 0.1, {})
 
 
 def searched(now=0.0, **kwargs):
     status = Status(0.0)
     status.received(now)
-    status.processed(now, "header", detection(**kwargs), 0.1)
+    status.processed(now, scene(**kwargs))
     return status
 
 
@@ -99,8 +115,10 @@ def searched(now=0.0, **kwargs):
     "kwargs, level, words",
     [
         ({}, Level.CLEAR, "nothing above"),
-        ({"anomalous": 3}, Level.CAUTION, "3.00% of the pixels"),
-        ({"anomalous": 60, "regions": 2}, Level.HAZARD, "2 hazards"),
+        ({"anomalous_share": 0.03}, Level.CAUTION, "3.00% of the pixels"),
+        ({"anomalous_share": 0.03, "candidates": 1}, Level.CAUTION, "1 region not yet confirmed"),
+        ({"anomalous_share": 0.6, "hazards": 2}, Level.HAZARD, "2 hazards, peak"),
+        ({"hazards": 1, "nearest_range": 1.5}, Level.HAZARD, "1 hazard, nearest at 1.50 m"),
     ],
 )
 def test_the_scene_gives_the_level(kwargs, level, words):
@@ -109,7 +127,7 @@ def test_the_scene_gives_the_level(kwargs, level, words):
 
 
 def test_silence_goes_before_everything():
-    status = searched(regions=1, anomalous=60)
+    status = searched(hazards=1)
     status.failed("lens cap")
     level, text = status.verdict(2.5, STALE_AFTER)
     assert level == Level.STALE and "no frame for 2.5 s" in text and "lens cap" in text
@@ -130,7 +148,7 @@ def test_a_fault_stands_until_a_frame_is_searched():
     status = searched()
     status.failed("bad step")
     assert status.verdict(0.5, STALE_AFTER) == (Level.FAULT, "bad step")
-    status.processed(0.6, "header", detection(), 0.1)
+    status.processed(0.6, scene())
     assert status.verdict(0.7, STALE_AFTER)[0] == Level.CLEAR
 
 
@@ -141,6 +159,6 @@ def test_counts_add_up():
     status.replaced()
     status.too_old(3.0, 0.5)
     status.failed("broken")
-    status.processed(1.0, "header", detection(), 0.1)
+    status.processed(1.0, scene())
     counts = status.counts
     assert (counts.received, counts.processed, counts.dropped, counts.broken) == (5, 1, 3, 1)

@@ -166,7 +166,9 @@ class Interpreter:
         )
 
     @staticmethod
-    def _locate(mask: np.ndarray, score: np.ndarray, regions: list[Region], depth: Depth | str | None) -> Located | None:
+    def _locate(
+        mask: np.ndarray, score: np.ndarray, regions: list[Region], depth: Depth | str | None
+    ) -> Located | None:
         if depth is None:
             return None
         if isinstance(depth, str):
@@ -191,5 +193,7 @@ def _inside(shape: tuple[int, ...], region: tuple[float, ...]) -> npt.NDArray[np
     height, width = shape
     left, top, right, bottom = region
     inside = np.zeros(shape, dtype=bool)
-    inside[math.floor(top * height) : math.ceil(bottom * height), math.floor(left * width) : math.ceil(right * width)] = True
+    inside[
+        math.floor(top * height) : math.ceil(bottom * height), math.floor(left * width) : math.ceil(right * width)
+    ] = True
     return inside

@@ -1,4 +1,4 @@
-"""The lifecycle node `detector`: an image topic in; score, heatmap, mask, overlay and state out, with its header.
+"""The lifecycle node `detector`: camera images in; hazards, mask, heatmap, score, overlay and state out.
 
 configure loads the checkpoint and warms up, activate subscribes, deactivate and cleanup give back what those took.
 The executor's thread only parks frames and watches the clock; the worker's thread does everything with the model.
@@ -6,35 +6,35 @@ The executor's thread only parks frames and watches the clock; the worker's thre
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node import parameters, reporting
-from flowclas_ros.node.conversion import to_rgb
-from flowclas_ros.node.outputs import Outputs
+from flowclas_ros.node import parameters, search
+from flowclas_ros.node.control import Control
 from flowclas_ros.node.parameters import Settings
-from flowclas_ros.node.quality import image_qos, subscription_events
-from flowclas_ros.node.status import Level, Status
+from flowclas_ros.node.reporting import diagnostic_array
+from flowclas_ros.node.stream import Frame, Stream
 from flowclas_ros.node.worker import Worker
 
-WARM_UP_SIZE = (480, 640)  # height, width in pixels: most cameras' default
+if TYPE_CHECKING:
+    from flowclas_ros.detection.detector import Detector
+
 HAND_OVER = 30.0  # seconds that a transition waits for the frame in hand before it counts the device as hung
 TICK = 0.1  # seconds between two looks at whether the input is stale
-HEARTBEAT = 0.5  # seconds after which the state is said again while no frame is processed
 DIAGNOSTICS_PERIOD = 1.0  # seconds
 
 Transition = Callable[["DetectorNode", Any], TransitionCallbackReturn]
@@ -55,25 +55,28 @@ def _logged(transition: Transition) -> Transition:
 
 
 class DetectorNode(LifecycleNode):
-    """See the module. Raises rclpy's InvalidParameter... errors for a parameter override out of range or mistyped."""
+    """See the module. Several may live in one process, each on an executor of its own or sharing one.
 
-    def __init__(self, **node_arguments: Any):
-        super().__init__("detector", **node_arguments)
+    Raises rclpy's InvalidParameter... errors for a parameter override out of range or mistyped, FlowclasError for
+    overrides that contradict each other.
+    """
+
+    def __init__(self, node_name: str = "detector", **node_arguments: Any):
+        super().__init__(node_name, **node_arguments)
         parameters.declare(self)
-        reason = parameters.refusal({name: self.get_parameter(name).value for name in parameters.TABLE}, False)
+        self.settings: Settings = parameters.read(self)
+        reason = parameters.contradiction(self.settings)
         if reason:
             raise FlowclasError(reason)
-        self._worker: Worker[Image] | None = None
-        self._detector: Any = None  # a detection.Detector; its module brings torch, so it is imported by the worker
-        self._settings: Settings = parameters.read(self)
-        self._status = Status(time.monotonic())
+        self._worker: Worker[Frame] | None = None
+        self._search: search.Search | None = None
+        self._streams: list[Stream] = []
         self._active = False
-        self._subscription: Any = None
-        self._outputs: Outputs | None = None
         self._timer: Any = None
-        self._said: tuple[Level, float] = (Level.STALE, 0.0)  # last state published, and when (monotonic seconds)
+        self._diagnostics: Any = None  # not gated: an inactive detector must be heard to be inactive
         self._diagnosed = 0.0
         self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._control = Control(self, self)
 
     # ---------------------------------------------------------------- lifecycle
 
@@ -82,21 +85,24 @@ class DetectorNode(LifecycleNode):
         """Load, check and warm up on the worker; create the outputs. FAILURE, with the reason in the log, lets the
         parameters be corrected and configure be tried again.
         """
-        self._settings = parameters.read(self)
-        self._worker = Worker(self._search, self._failed, name="detector_worker")
+        self.settings = parameters.read(self)
+        self._worker = Worker(self._on_worker, self._failed, name="detector_worker")
         try:
-            self._detector = self._worker.call(self._load)
+            self._search = self._worker.call(lambda: search.Search(self.settings))
+            for camera in self.settings.cameras:
+                self._streams.append(Stream(self, camera, lambda: self.settings, lambda: self.detector, self._park))
         except FlowclasError as error:
             self.get_logger().error(f"not configured: {error}")
             self._give_back()
             return TransitionCallbackReturn.FAILURE
-        self._outputs = Outputs(self, self._on_mismatch)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # steady: with use_sim_time a stopped /clock would stop a ROS timer, and a stalled camera would go unnoticed
         self._timer = self.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        detector = self._search.detector
         self.get_logger().info(
-            f"checkpoint '{self._detector.header.get('name', '')}' on {self._detector.device}, "
-            f"threshold {self._detector.threshold:.4f} nats per dimension"
-            + ("" if self._detector.guaranteed else " (set or empirical: no guaranteed false-alarm rate)")
+            f"checkpoint '{detector.header.get('name', '')}' on {detector.device}, "
+            f"threshold {detector.threshold:.4f} nats per dimension"
+            + ("" if detector.guaranteed else " (set or empirical: no guaranteed false-alarm rate)")
         )
         return super().on_configure(state)
 
@@ -104,23 +110,16 @@ class DetectorNode(LifecycleNode):
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
         """Start looking."""
         result = super().on_activate(state)  # opens the gate of the lifecycle publishers
-        self._status = Status(time.monotonic())
         self._active = True
-        self._subscription = self.create_subscription(
-            Image,
-            "image",
-            self._on_image,
-            image_qos(self._settings.qos),
-            event_callbacks=subscription_events(self._on_mismatch, lambda: self.resolve_topic_name("image")),
-        )
-        self.get_logger().info(f"active, looking at {self.resolve_topic_name('image')}")
+        for stream in self._streams:
+            stream.open()
+        self.get_logger().info(f"active, looking at {', '.join(stream.inputs.topic for stream in self._streams)}")
         return result
 
     @_logged
     def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
         """Stop looking, and say so."""
-        self._stop_looking()
-        self._say(Level.STALE, "deactivated: the view is not searched")
+        self._stop_looking("deactivated: the view is not searched")
         return super().on_deactivate(state)
 
     @_logged
@@ -141,165 +140,139 @@ class DetectorNode(LifecycleNode):
         self._give_back()
         return super().on_error(state)
 
-    def _load(self) -> Any:
-        """On the worker's thread: the detector, warmed up."""
-        from flowclas_ros.detection.detector import Detector
-
-        chosen = self._settings
-        if not chosen.checkpoint:
-            raise FlowclasError("parameter checkpoint is empty: set it to the path of a .safetensors checkpoint")
-        detector = Detector(
-            chosen.checkpoint,
-            device=chosen.device,
-            precision=chosen.precision,
-            false_alarm_rate=chosen.false_alarm_rate,
-            min_area=chosen.min_area,
-            threshold=None if math.isnan(chosen.threshold) else chosen.threshold,
-            backbone_weights=chosen.backbone_weights or None,
-        )
-        detector.warm_up(*WARM_UP_SIZE)
-        return detector
-
-    def _stop_looking(self) -> None:
+    def _stop_looking(self, why: str) -> None:
         """Unsubscribe, let the frame in hand finish, let the parked one go. Raises TimeoutError for a hung device."""
         self._active = False
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
+        for stream in self._streams:
+            stream.shut()
+        self._empty_hands()
+        for stream in self._streams:
+            stream.reporter.idle = why
+            stream.reporter.say_verdict()
+
+    def _empty_hands(self) -> None:
+        """Let parked frames go and wait for those in hand. Raises TimeoutError for a hung device."""
         if self._worker is not None:
-            if self._worker.clear():
-                self._status.replaced()
+            for frame in self._worker.clear():
+                frame.stream.status.replaced()
             self._worker.call(lambda: None, HAND_OVER)
 
     def _give_back(self) -> None:
         """Undo configure and activate, as far as they came. Never raises."""
         self._active = False
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
+        for stream in self._streams:
+            stream.shut()
         if self._timer is not None:
             self.destroy_timer(self._timer)
             self._timer = None
         if self._worker is not None:
             self._stop_worker(self._worker)
             self._worker = None
-        if self._outputs is not None:
-            self._outputs.destroy()
-            self._outputs = None
+        for stream in self._streams:
+            stream.destroy()
+        self._streams = []
+        if self._diagnostics is not None:
+            self.destroy_publisher(self._diagnostics)
+            self._diagnostics = None
 
     def _stop_worker(self, worker: Worker) -> None:
-        detector, self._detector = self._detector, None
+        found, self._search = self._search, None
         try:
             worker.clear()
-            if detector is not None:
-                worker.call(detector.close, HAND_OVER)
+            if found is not None:
+                worker.call(found.close, HAND_OVER)
         except Exception as error:  # a hung or broken device: the rest must be given back all the same
             self.get_logger().error(f"the device was not given back: {type(error).__name__}: {error}")
         if not worker.stop(timeout=1.0):
             self.get_logger().error("the worker hangs in the device's driver: restart the node")
 
-    # ---------------------------------------------------------------- one frame
-
-    def _on_image(self, message: Image) -> None:
-        """On the executor's thread: park, nothing else."""
-        if self._worker is None or not self._active:
-            return
-        self._status.received(time.monotonic())
-        if self._worker.offer(message):
-            self._status.replaced()
-
-    def _search(self, message: Image) -> None:
-        """On the worker's thread: one frame from message to messages."""
-        stamp = _nanoseconds(message.header.stamp)
-        age = self._age(stamp)
-        max_age = self._settings.max_age
-        if max_age > 0 and age > max_age:
-            self._status.too_old(age, max_age)
-            return
-        detector, outputs = self._detector, self._outputs
-        if detector is None or outputs is None:
-            return  # given back while this frame hung in the driver
-        image = to_rgb(message)
-        detection = detector.detect(image)
-        outputs.frame(message.header, image, detection)
-        self._status.processed(time.monotonic(), message.header, detection, self._age(stamp))
-        self._say_verdict()
-
-    def _failed(self, message: Image, error: Exception) -> None:
-        """On the worker's thread: a frame that could not be searched is a fault, the next frame goes on."""
-        if not self.context.ok():
-            return  # publishing fails while the process shuts down
-        reason = str(error) if isinstance(error, FlowclasError) else f"{type(error).__name__}: {error}"
-        self._status.failed(f"frame not searched: {reason}")
-        self.get_logger().error(f"frame not searched: {reason}", throttle_duration_sec=1.0)
-        self._say_verdict()
-
-    def _age(self, stamp: int) -> float:
-        """Seconds from `stamp` (ns) to now on the node's clock; NaN for no stamp, below zero for one in the future.
-
-        Both pass the max_age test: an unstamped frame and a camera whose clock runs ahead are searched, since fresh
-        they are by receipt, and a detector that drops them would be blind for good.
-        """
-        return (self.get_clock().now().nanoseconds - stamp) * 1e-9 if stamp else float("nan")
-
-    # ---------------------------------------------------------------- what it says of itself
-
-    def _tick(self) -> None:
-        """On the executor's thread: notice what no frame would tell."""
-        now = time.monotonic()
-        level, since = self._said
-        if self._active and (self._verdict(now)[0] != level or now - since > HEARTBEAT):
-            self._say_verdict()
-        if now - self._diagnosed > DIAGNOSTICS_PERIOD:
-            self._diagnosed = now
-            self._diagnose(now)
-
-    def _verdict(self, now: float) -> tuple[Level, str]:
-        level, text = self._status.verdict(now, self._settings.stale_after)
-        if level == Level.STALE and self._status.silent(now, self._settings.stale_after):
-            topic = self.resolve_topic_name("image")
-            text += f" on {topic}" if self.count_publishers(topic) else f": nobody publishes {topic}"
-        return level, text
-
-    def _say_verdict(self) -> None:
-        self._say(*self._verdict(time.monotonic()))
-
-    def _say(self, level: Level, text: str) -> None:
-        self._said = (level, time.monotonic())
-        outputs, detector = self._outputs, self._detector
-        if outputs is not None and detector is not None:
-            outputs.state(lambda: reporting.state_message(level, text, self._status, detector))
-
-    def _diagnose(self, now: float) -> None:
-        if self._outputs is None:
-            return
-        stamp, name = self.get_clock().now().to_msg(), self.get_fully_qualified_name()
-        if self._active:
-            level, text = self._verdict(now)
-            message = reporting.diagnostics(name, stamp, level, text, self._status, self._detector)
-        else:
-            message = reporting.idle_diagnostics(name, stamp, "configured, not active")
-        self._outputs.diagnostics(message)
-
-    def _on_mismatch(self, topic: str, text: str) -> None:
-        self.get_logger().error(text)
-        self._status.mismatch(topic, text)
-
-    # ---------------------------------------------------------------- parameters
-
-    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        reason = parameters.refusal({change.name: change.value for change in changes}, self._worker is not None)
-        if not reason:
-            self._settings = parameters.changed(self._settings, {change.name: change.value for change in changes})
-        return SetParametersResult(successful=not reason, reason=reason)
-
     def close(self) -> None:
         """Give back everything at the end of the process."""
         self._give_back()
 
+    # ---------------------------------------------------------------- frames, from thread to thread
 
-def _nanoseconds(stamp: Any) -> int:
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    def _park(self, frame: Frame) -> bool:
+        """On the executor's thread."""
+        return self._worker is None or self._worker.offer(frame, frame.stream.camera)
+
+    def _on_worker(self, frames: list[Frame]) -> None:
+        found = self._search
+        if found is not None:  # else given back while these hung in the driver
+            found.frames(frames, self.settings)
+            for stream in self._streams:
+                stream.status.remark("device", found.problem)
+
+    def _failed(self, frames: list[Frame], error: Exception) -> None:
+        for frame in frames:
+            frame.stream.failed(error)
+
+    def _tick(self) -> None:
+        """On the executor's thread: notice what no frame would tell."""
+        now = time.monotonic()
+        if self._active:
+            for stream in self._streams:
+                stream.reporter.tick(now)
+        if now - self._diagnosed > DIAGNOSTICS_PERIOD and self._diagnostics is not None:
+            self._diagnosed = now
+            name = self.get_fully_qualified_name()
+            statuses = [
+                status
+                for stream in self._streams
+                for status in stream.reporter.diagnostics("/".join(filter(None, (name, stream.camera))), now)
+            ]
+            self._diagnostics.publish(diagnostic_array(self.get_clock().now().to_msg(), statuses))
+
+    # ---------------------------------------------------------------- control
+
+    @property
+    def detector(self) -> Detector | None:
+        """The one in use; None unless configured."""
+        found = self._search
+        return None if found is None else found.detector
+
+    def enable(self, wanted: bool) -> None:
+        """Look, or pause: subscribed and counting, but searching nothing. Raises FlowclasError when inactive."""
+        if not self._active:
+            raise FlowclasError("the node is not active: activate it, which also starts it looking")
+        why = "" if wanted else "paused: the view is not searched until ~/enable is called with true"
+        for stream in self._streams:
+            stream.reporter.idle = why
+            stream.forget()
+        if not wanted:
+            self._empty_hands()
+        for stream in self._streams:
+            stream.reporter.say_verdict()
+
+    def swapper(self) -> Callable[[Detector], None]:
+        """See control.Controlled."""
+        found, worker, streams = self._search, self._worker, self._streams
+        if found is None or worker is None:
+            raise FlowclasError("the node is not configured")
+
+        def swap(detector: Detector) -> None:
+            found.swap(detector)
+            for stream in streams:
+                stream.model_changed()
+
+        return lambda detector: worker.call(lambda: swap(detector))
+
+    def adopted(self, path: str) -> None:
+        """Let the parameter tell which checkpoint is in use."""
+        self.settings = dataclasses.replace(self.settings, checkpoint=path)
+        self.set_parameters([Parameter("checkpoint", value=path)])
+        self.get_logger().info(f"checkpoint '{path}' is in use")
+
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        values = {change.name: change.value for change in changes}
+        reason = parameters.refusal(self.settings, values, self._worker is not None)
+        if not reason:
+            candidate = parameters.changed(self.settings, values)
+            detector = self.detector
+            reason = search.refusal(candidate, detector) if detector is not None else ""
+            if not reason:
+                self.settings = candidate
+        return SetParametersResult(successful=not reason, reason=reason)
 
 
 def main(arguments: list[str] | None = None) -> int:

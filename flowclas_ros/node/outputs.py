@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import Image
 
-from flowclas_ros.msg import DetectorState, HazardArray
+from flowclas_ros.msg import DetectorState, Hazard, HazardArray
 from flowclas_ros.node.conversion import to_message
-from flowclas_ros.node.hazard_messages import hazard_array
 from flowclas_ros.node.quality import Heard, output_qos, overridable, publisher_events
 
 if TYPE_CHECKING:
@@ -100,3 +99,13 @@ def _overlay_bgr(image: np.ndarray, finding: Finding) -> np.ndarray:
     from flowclas_ros.detection.overlay import overlay  # brings OpenCV's drawing, for those who look alone
 
     return np.ascontiguousarray(overlay(image, finding)[..., ::-1])
+
+
+def hazard_array(header, hazards):
+    out = HazardArray(header=header)
+    for h in hazards:
+        m = Hazard(id=h.id, area=h.region.area, peak_score=h.region.peak, mean_score=h.region.mean)
+        m.centroid_x, m.centroid_y = h.region.centroid
+        m.bbox.x_offset, m.bbox.y_offset, m.bbox.width, m.bbox.height = h.region.bbox
+        out.hazards.append(m)
+    return out

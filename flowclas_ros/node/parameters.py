@@ -27,7 +27,7 @@ class Settings:
     """The parameters' values, read together at configure; the fields are the parameters, lists are tuples here."""
 
     # --- the model
-    checkpoint: str = _parameter("", "Path of the checkpoint (.safetensors) to detect with; ~/load_checkpoint swaps it.")
+    checkpoint: str = _parameter("", "Path of the checkpoint (.safetensors); ~/load_checkpoint swaps it.")
     backbone_weights: str = _parameter(
         "",
         "Path of the backbone's weights, for a checkpoint that does not embed them; empty: the checkpoint's own "
@@ -82,7 +82,10 @@ class Settings:
         1, "Frames in which a hazard must be seen before it is listed; CAUTION until then.", bounds=(1, 1000), live=True
     )
     forget_frames: int = _parameter(
-        3, "Missed frames in a row after which a hazard leaves; it is listed on until then.", bounds=(1, 1000), live=True
+        3,
+        "Missed frames in a row after which a hazard leaves; listed until then.",
+        bounds=(1, 1000),
+        live=True,
     )
     smoothing: float = _parameter(
         0.0,

@@ -110,9 +110,7 @@ def state_message(level: Level, text: str, status: Status, detector: Detector) -
     return message
 
 
-def diagnostics(
-    name: str, level: Level, text: str, status: Status, detector: Detector
-) -> list[DiagnosticStatus]:
+def diagnostics(name: str, level: Level, text: str, status: Status, detector: Detector) -> list[DiagnosticStatus]:
     """Of an active detector."""
     blind = level in (Level.STALE, Level.FAULT)
     remarks = status.remarks

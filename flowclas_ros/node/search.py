@@ -57,6 +57,7 @@ class Search:
     def __init__(self, settings: Settings):
         self.detector: Detector = load(settings)
         self.problem = ""  # what of the settings could not be had, for people
+        self._closed = False
         self._applied = settings
         self._sizes = {WARM_UP_SIZE: 1}  # (height, width): frames in a batch, as met so far
         self._warm_up(self.detector)
@@ -97,9 +98,11 @@ class Search:
                 frame.stream.failed(error)
 
     def swap(self, detector: Detector) -> None:
-        """Go on with another detector, by the settings at hand; the old one is closed. Raises FlowclasError when the new
-        one cannot search a frame of the size at hand: the old one stays then.
+        """Go on with another detector, by the settings at hand; the old one is closed. Raises FlowclasError, and the
+        old one stays, when the new one cannot search a frame of the size at hand.
         """
+        if self._closed:
+            raise FlowclasError("the node was cleaned up meanwhile")
         detector.move(self._applied.device, self._applied.precision)  # the settings may have changed during the load
         self._set_threshold(detector, self._applied)
         self._warm_up(detector)
@@ -108,6 +111,7 @@ class Search:
 
     def close(self) -> None:
         """Give the device back."""
+        self._closed = True
         self.detector.close()
 
     def _warm_up(self, detector: Detector) -> None:

@@ -39,7 +39,8 @@ class SelfMask:
             return cls(live=True) if setting else None
         from flowclas_ros.detection.images import read_image
 
-        return cls(read_image(Path(setting.replace("{camera}", camera))).any(axis=2))
+        picture = read_image(Path(setting.replace("{camera}", camera)))
+        return cls(np.asarray(picture.any(axis=2), dtype=bool))
 
     @property
     def live(self) -> bool:

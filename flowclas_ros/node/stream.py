@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import decode, to_rgb
 from flowclas_ros.node.inputs import Inputs
 from flowclas_ros.node.outputs import Outputs

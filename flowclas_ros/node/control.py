@@ -1,0 +1,100 @@
+"""The node's services: ~/enable pauses and resumes, ~/load_checkpoint swaps the model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.task import Future
+from std_srvs.srv import SetBool
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.search import load, reason_of
+from flowclas_ros.srv import LoadCheckpoint
+
+if TYPE_CHECKING:
+    from flowclas_ros.detection.detector import Detector
+    from flowclas_ros.node.parameters import Settings
+
+
+class Controlled(Protocol):
+    """What the services ask of the node."""
+
+    @property
+    def detector(self) -> Detector | None:
+        """The one in use; None unless configured."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """The values in force."""
+        ...
+
+    def enable(self, wanted: bool) -> None:
+        """Pause or resume. Raises FlowclasError."""
+        ...
+
+    def swapper(self) -> Callable[[Detector], None]:
+        """What puts a detector in the place of the present one, from any thread, or raises. For this configuration."""
+        ...
+
+    def adopted(self, path: str) -> None:
+        """The checkpoint at `path` is in use now."""
+        ...
+
+
+class Control:
+    """Offers the services for the node's whole life; before it is configured they say what is missing."""
+
+    def __init__(self, node: Any, controlled: Controlled):
+        self._controlled = controlled
+        node.create_service(SetBool, "~/enable", self._enable)
+        # a group of its own: while a load is awaited, everything else of the node goes on, and a second load waits
+        group = MutuallyExclusiveCallbackGroup()
+        node.create_service(LoadCheckpoint, "~/load_checkpoint", self._load_checkpoint, callback_group=group)
+        self._wake = node.create_guard_condition(lambda: None)
+
+    def _enable(self, request: Any, response: Any) -> Any:
+        try:
+            self._controlled.enable(request.data)
+            response.success, response.message = True, "looking" if request.data else "paused"
+        except FlowclasError as error:
+            response.message = str(error)
+        return response
+
+    async def _load_checkpoint(self, request: Any, response: Any) -> Any:
+        controlled = self._controlled
+        if controlled.detector is None:
+            response.message = "the node is not configured: set the parameter checkpoint, then configure"
+            return response
+        done: Future = Future()
+        arguments = (request.path, controlled.settings, controlled.swapper(), done)
+        # a thread of its own: the worker goes on with the old model, and the executor goes on parking frames
+        threading.Thread(target=self._load, args=arguments, name="checkpoint_loader", daemon=True).start()
+        reason = await done
+        if not reason:
+            controlled.adopted(request.path)
+        response.success = not reason
+        detector = controlled.detector
+        if detector is not None:
+            response.name, response.sha256 = str(detector.header["name"]), str(detector.header["sha256"])
+        response.message = f"{reason}; the one in use stays" if reason else f"checkpoint '{response.name}' is in use"
+        return response
+
+    def _load(self, path: str, settings: Settings, swap: Callable[[Detector], None], done: Future) -> None:
+        reason = ""
+        try:
+            if not path:
+                raise FlowclasError("path is empty: give that of a .safetensors checkpoint")
+            detector = load(settings, path)
+            try:
+                swap(detector)
+            except BaseException:
+                detector.close()
+                raise
+        except Exception as error:
+            reason = reason_of(error)
+        done.set_result(reason)
+        self._wake.trigger()  # or the executor would notice with its next timer only
