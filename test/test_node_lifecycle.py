@@ -150,8 +150,8 @@ def test_a_parameter_out_of_range_is_refused_and_changes_nothing(peer, name, val
 
 def test_a_parameter_read_at_configure_is_refused_while_configured(peer, models):
     start(peer, models.small)
-    result = peer.set("min_area", 7)
-    assert not result.successful and "min_area takes effect when the node configures" in result.reason
+    result = peer.set("transport", "compressed")
+    assert not result.successful and "transport takes effect when the node configures" in result.reason
     assert peer.set("stale_after", 2.0).successful
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.detector import DEFAULT_MIN_AREA, Detector
-from flowclas_ros.detection.geometry import Intrinsics, Located, locate, not_located
+from flowclas_ros.detection.geometry import Located
 from flowclas_ros.detection.regions import Region, find_regions
 from flowclas_ros.detection.smoothing import ScoreSmoother, hysteresis_mask
 from flowclas_ros.detection.tracking import HazardTracker, TrackedHazard
 from flowclas_ros.errors import FlowclasError
 
+# mask (H,W), score (H,W), regions -> their places: geometry.locate with the frame's depth
+Locate = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.float32], Sequence[Region]], Located]
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -38,14 +41,6 @@ class Rules:
     smoothing: float = 0.0
     confirm_frames: int = 1
     forget_frames: int = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Depth:
-    """Depth registered to the frame: (h, w) uint16 millimetres or float32 metres, and the frame's pinhole."""
-
-    pixels: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
-    intrinsics: Intrinsics
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +73,6 @@ class Finding:
         """(H,W) float32 in 0..1, 0 where nothing is searched; made when first asked for."""
         heat = self.detector.heat(self.score)
         return heat if self.searched is None else np.where(self.searched, heat, np.float32(0))
-
-    @property
-    def nearest_range(self) -> float:
-        """Metres from the camera to the nearest hazard point; NaN when no hazard has a place."""
-        ranges = [hazard.location.nearest_range for hazard in self.hazards if hazard.location is not None]
-        return min(ranges, default=math.nan)
 
 
 class Interpreter:
@@ -125,13 +114,13 @@ class Interpreter:
         *,
         stamp: int,
         ignore: npt.NDArray[np.bool_] | None = None,
-        depth: Depth | str | None = None,
+        locate: Locate | None = None,
     ) -> Finding:
         """A frame's hazards from its `score` (H,W), nats per dimension.
 
         stages: seconds spent on it so far. stamp: nanoseconds, 0 for none. ignore: (H,W) bool, pixels that are never
-        a hazard. depth: None where there is none at all, a str that says why a frame's is missing. Raises
-        FlowclasError when no pixel is left to search: an empty search must not read as a clear view.
+        a hazard. locate: places the regions, None where no depth is asked for. Raises FlowclasError when no pixel is
+        left to search: an empty search must not read as a clear view.
         """
         start = time.perf_counter()
         if self._smoother is not None:
@@ -144,7 +133,7 @@ class Interpreter:
         mask = hysteresis_mask(judged, detector.threshold, detector.threshold - self._rules.hysteresis)
         regions = find_regions(mask, score, self._rules.min_area)
         found = time.perf_counter()
-        located = self._locate(mask, score, regions, depth)
+        located = None if locate is None else locate(mask, score, regions)
         hazards = self._tracker.update(regions, None if located is None else located.locations, stamp)
         tracked = time.perf_counter()
         timings = {**stages, "regions": found - start, "tracking": tracked - found}
@@ -164,16 +153,6 @@ class Interpreter:
             timings=timings,
             notice=self._tracker.notice or ("" if self._smoother is None else self._smoother.notice),
         )
-
-    @staticmethod
-    def _locate(
-        mask: np.ndarray, score: np.ndarray, regions: list[Region], depth: Depth | str | None
-    ) -> Located | None:
-        if depth is None:
-            return None
-        if isinstance(depth, str):
-            return not_located(regions, depth)
-        return locate(mask, score, regions, depth.pixels, depth.intrinsics)
 
     def _searched(self, shape: tuple[int, ...], ignore: np.ndarray | None) -> np.ndarray | None:
         """(H,W) bool, None for every pixel."""

@@ -6,43 +6,80 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sensor_msgs.msg import CompressedImage, Image
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from flowclas_ros.node.depth_sync import DepthSync, SyncedFrame
 from flowclas_ros.node.parameters import Settings
-from flowclas_ros.node.quality import Heard, image_qos, overridable, subscription_events
+from flowclas_ros.node.quality import Heard, image_qos, overridden, subscription_events
 from flowclas_ros.node.self_mask import SelfMask
 
 
 class Inputs:
-    """`image` of the camera, or `<image>/compressed` as image_transport names it, and `self_mask` where it is live."""
+    """The camera's `image`, or `<image>/compressed` as image_transport names it, and `camera_info`; `depth` and
+    `self_mask` where they are asked for.
 
-    def __init__(self, node: Any, camera: str, heard: Heard):
-        self._node, self._heard = node, heard
+    `came()` is told of every image, `deliver(frame)` gets it, with its depth where that is there in time, later.
+    """
+
+    def __init__(
+        self, node: Any, camera: str, heard: Heard, came: Callable[[], bool], deliver: Callable[[SyncedFrame], None]
+    ):
+        self._node, self._heard, self._came, self._deliver = node, heard, came, deliver
         self._prefix = f"{camera}/" if camera else ""
         self._subscriptions: list[Any] = []
+        self._sync: DepthSync | None = None
+        self._timer: Any = None
+        self._camera_info: Any = None
         self.topic = node.resolve_topic_name(f"{self._prefix}image")
 
-    def open(self, settings: Settings, arrived: Callable[[Any], None], self_mask: SelfMask | None) -> None:
-        """Subscribe. `arrived(message)` gets every image."""
+    def open(self, settings: Settings, self_mask: SelfMask | None) -> None:
+        """Subscribe. Raises FlowclasError for a QoS override that cannot be."""
         compressed = settings.transport == "compressed"
         # remapping `image` moves the compressed topic along, as it does for image_transport's own subscribers
         self.topic = self._node.resolve_topic_name(f"{self._prefix}image") + ("/compressed" if compressed else "")
-        self._subscribe(CompressedImage if compressed else Image, self.topic, settings, arrived)
+        if settings.depth:
+            self._sync = DepthSync(
+                self._deliver, slop=settings.depth_slop, queue=settings.depth_queue, wait=settings.depth_wait
+            )
+            self._subscribe(Image, f"{self._prefix}depth", settings, self._sync.depth)
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._timer = self._node.create_timer(self._sync.period, self._sync.poll, clock=steady)
+        self._subscribe(CameraInfo, f"{self._prefix}camera_info", settings, self._on_camera_info)
         if self_mask is not None and self_mask.live:
-            mask = self_mask  # for mypy
+            mask = self_mask  # known not to be None in the callback
             self._subscribe(
                 Image, f"{self._prefix}self_mask", settings, lambda message: mask.update(message, time.monotonic())
             )
+        self._subscribe(CompressedImage if compressed else Image, self.topic, settings, self._on_image)
 
-    def shut(self) -> None:
-        """Unsubscribe."""
+    def shut(self) -> int:
+        """Unsubscribe; how many images were held back for their depth and are let go."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
+        sync, self._sync = self._sync, None
+        return 0 if sync is None else sync.clear()
 
     def publishers(self) -> int:
         """How many offer the image."""
         return int(self._node.count_publishers(self.topic))
+
+    def _on_image(self, message: Any) -> None:
+        if not self._came():
+            return
+        if self._sync is not None:
+            self._sync.image(message)
+        else:
+            self._deliver(SyncedFrame(message, None, self._camera_info))
+
+    def _on_camera_info(self, message: Any) -> None:
+        self._camera_info = message
+        if self._sync is not None:
+            self._sync.camera_info(message)
 
     def _subscribe(self, kind: type, topic: str, settings: Settings, callback: Callable[[Any], None]) -> None:
         name = self._node.resolve_topic_name(topic)
@@ -51,8 +88,7 @@ class Inputs:
                 kind,
                 topic,
                 callback,
-                image_qos(settings.qos, settings.qos_depth),
+                overridden(self._node, image_qos(settings.qos, settings.qos_depth), name, "subscription"),
                 event_callbacks=subscription_events(self._heard, lambda: name),
-                qos_overriding_options=overridable(),
             )
         )

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from visualization_msgs.msg import MarkerArray
 
-from flowclas_ros.msg import DetectorState, Hazard, HazardArray
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.msg import DetectorState, HazardArray
 from flowclas_ros.node.conversion import to_message
-from flowclas_ros.node.quality import Heard, output_qos, overridable, publisher_events
+from flowclas_ros.node.hazard_messages import hazard_array, hazard_cloud, hazard_markers, rescaled_camera_info
+from flowclas_ros.node.quality import Heard, output_qos, overridden, publisher_events
 
 if TYPE_CHECKING:
     from flowclas_ros.detection.interpreter import Finding
@@ -22,15 +25,17 @@ TOPICS = {
     "heatmap": Image,
     "score": Image,
     "overlay": Image,
+    "camera_info": CameraInfo,
     "state": DetectorState,
 }
+DEPTH_TOPICS = {"points": PointCloud2, "markers": MarkerArray}
 DEPTHS = {"state": 10}  # of the queue, where it is not 1: states are small, and each may tell of another change
 
 
 class Outputs:
     """Created at configure on the lifecycle node, gated by its activation, destroyed at cleanup."""
 
-    def __init__(self, node: Any, camera: str, heard: Heard):
+    def __init__(self, node: Any, camera: str, depth: bool, heard: Heard):
         self._node = node
         events = publisher_events(heard)
         prefix = f"~/{camera}/" if camera else "~/"
@@ -38,11 +43,10 @@ class Outputs:
             name: node.create_lifecycle_publisher(
                 kind,
                 prefix + name,
-                output_qos(DEPTHS.get(name, 1)),
+                overridden(node, output_qos(DEPTHS.get(name, 1)), node.resolve_topic_name(prefix + name), "publisher"),
                 event_callbacks=events(node.resolve_topic_name(prefix + name)),
-                qos_overriding_options=overridable(),
             )
-            for name, kind in TOPICS.items()
+            for name, kind in {**TOPICS, **(DEPTH_TOPICS if depth else {})}.items()
         }
 
     def destroy(self) -> None:
@@ -50,16 +54,24 @@ class Outputs:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def frame(self, header: Any, image: np.ndarray, finding: Finding, scale: float) -> None:
+    def frame(self, header: Any, image: np.ndarray, finding: Finding, scale: float, camera_info: Any = None) -> None:
         """A frame's messages, each with the input's header, the most urgent first.
 
-        image: (H, W, 3) uint8 RGB. scale: size of the output images as a share of the input's.
+        image: (H, W, 3) uint8 RGB. scale: size of the output images as a share of the input's. camera_info: the
+        input's, where it is known.
         """
         self._publish("hazards", lambda: hazard_array(header, finding.hazards))
+        if "points" in self._publishers:
+            reason = "no depth" if finding.located is None else finding.located.reason
+            self._publish("points", lambda: hazard_cloud(header, finding.hazards, reason))
+            self._publish("markers", lambda: hazard_markers(header, finding.hazards))
         self._publish("mask", lambda: to_message(_mask(finding.mask, scale), "mono8", header))
         self._publish("heatmap", lambda: to_message(_eight_bit(scaled(finding.heat, scale)), "mono8", header))
         self._publish("score", lambda: to_message(scaled(finding.score, scale), "32FC1", header))
         self._publish("overlay", lambda: to_message(scaled(_overlay_bgr(image, finding), scale), "bgr8", header))
+        if scale != 1 and camera_info is not None:
+            size = output_size(image.shape[1], image.shape[0], scale)
+            self._publish("camera_info", lambda: _camera_info(camera_info, header, size))
 
     def state(self, build: Callable[[], DetectorState]) -> None:
         """The state, built if somebody listens."""
@@ -68,7 +80,9 @@ class Outputs:
     def _publish(self, name: str, build: Callable[[], Any]) -> None:
         publisher = self._publishers[name]
         if publisher.get_subscription_count() > 0:
-            publisher.publish(build())
+            message = build()
+            if message is not None:
+                publisher.publish(message)
 
 
 def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -101,11 +115,8 @@ def _overlay_bgr(image: np.ndarray, finding: Finding) -> np.ndarray:
     return np.ascontiguousarray(overlay(image, finding)[..., ::-1])
 
 
-def hazard_array(header, hazards):
-    out = HazardArray(header=header)
-    for h in hazards:
-        m = Hazard(id=h.id, area=h.region.area, peak_score=h.region.peak, mean_score=h.region.mean)
-        m.centroid_x, m.centroid_y = h.region.centroid
-        m.bbox.x_offset, m.bbox.y_offset, m.bbox.width, m.bbox.height = h.region.bbox
-        out.hazards.append(m)
-    return out
+def _camera_info(info: Any, header: Any, size: tuple[int, int]) -> CameraInfo | None:
+    try:
+        return rescaled_camera_info(info, header, *size)
+    except FlowclasError:  # not calibrated, or of another view: there is none for the outputs either
+        return None

@@ -106,6 +106,19 @@ class Settings:
         bounds=(0.05, 3600.0),
         live=True,
     )
+    # --- depth
+    depth: bool = _parameter(
+        False, "Use the topics depth (registered to the image) and camera_info: hazards get a position in metres."
+    )
+    depth_slop: float = _parameter(
+        0.02,
+        "Seconds that the stamps of an image and its depth may differ: less than half the time between two frames.",
+        bounds=(0.0001, 10.0),
+    )
+    depth_queue: int = _parameter(5, "Messages held per stream for pairing.", bounds=(1, 5))
+    depth_wait: float = _parameter(
+        0.1, "Seconds that a frame is held back for its depth; then it is searched without.", bounds=(0.0, 10.0)
+    )
     # --- connection
     cameras: tuple[str, ...] = _parameter(
         ("",),

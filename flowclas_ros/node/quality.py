@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks  # type: ignore[no-redef]
 
+from flowclas_ros.errors import FlowclasError
+
 Heard = Callable[[str, str], None]  # topic, line
+
+_POLICIES: dict[str, Any] = {
+    "history": HistoryPolicy,
+    "depth": int,
+    "reliability": ReliabilityPolicy,
+    "durability": DurabilityPolicy,
+}
 
 
 def image_qos(name: str, depth: int = 5) -> QoSProfile:
@@ -24,11 +33,27 @@ def image_qos(name: str, depth: int = 5) -> QoSProfile:
     )
 
 
-def overridable() -> QoSOverridingOptions:
-    """History, depth and reliability may be set in the parameter file: qos_overrides./topic.subscription.reliability,
-    with the topic's full name, or .publisher. It is read when the topic is made for the first time.
+def overridden(node: Any, qos: QoSProfile, topic: str, side: str) -> QoSProfile:
+    """`qos` with what the parameter file says of `topic` (full name) as `side` ("publisher" or "subscription").
+
+    The names are rclpy's own, qos_overrides./topic.subscription.reliability and so on. rclpy's QoSOverridingOptions
+    is not used, as it freezes the first values for the node's life: a lifecycle node may come back with other ones.
+    Raises FlowclasError for a value that is none.
     """
-    return QoSOverridingOptions.with_default_policies()
+    for policy, kind in _POLICIES.items():
+        name = f"qos_overrides.{topic}.{side}.{policy}"
+        if not node.has_parameter(name):
+            descriptor = ParameterDescriptor(
+                description=f"QoS {policy} of {topic}; not set: the node's own", read_only=True, dynamic_typing=True
+            )
+            node.declare_parameter(name, None, descriptor)
+        value = node.get_parameter(name).value
+        if value is not None:
+            try:
+                setattr(qos, policy, int(value) if kind is int else kind.get_from_short_key(str(value)))
+            except (KeyError, ValueError) as error:
+                raise FlowclasError(f"{name} '{value}' is not a value of that policy: {error}") from error
+    return qos
 
 
 def output_qos(depth: int = 1) -> QoSProfile:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowclas_ros.node.conversion import decode, to_rgb
+from flowclas_ros.node.depth_image import locate_hazards
+from flowclas_ros.node.depth_sync import SyncedFrame
+from flowclas_ros.node.hazard_messages import nearest_range
 from flowclas_ros.node.inputs import Inputs
 from flowclas_ros.node.outputs import Outputs
 from flowclas_ros.node.parameters import Settings
@@ -25,10 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame as it was parked. message: sensor_msgs/Image or CompressedImage."""
+    """A frame as it was parked. synced.image: sensor_msgs/Image or CompressedImage."""
 
     stream: Stream
-    message: Any
+    synced: SyncedFrame
+
+    @property
+    def message(self) -> Any:
+        """The image."""
+        return self.synced.image
 
 
 class Stream:
@@ -55,8 +64,9 @@ class Stream:
         self._interpreter = Interpreter(self._rules)
         self._forget = False  # asked for by the executor's thread, done by the worker's
         self.status = Status(time.monotonic())
-        self.outputs = Outputs(node, camera, self._heard)
-        self.inputs = Inputs(node, camera, self._heard)
+        self._depth = chosen.depth
+        self.outputs = Outputs(node, camera, chosen.depth, self._heard)
+        self.inputs = Inputs(node, camera, self._heard, self._came, self._deliver)
         self.reporter = Reporter(node, self.inputs, self.outputs, settings, detector)
 
     # ---------------------------------------------------------------- on the executor's thread
@@ -66,11 +76,12 @@ class Stream:
         self.status = Status(time.monotonic())
         self.reporter.begin(self.status)
         self.forget()
-        self.inputs.open(self._settings(), self._arrived, self._self_mask)
+        self.inputs.open(self._settings(), self._self_mask)
 
     def shut(self) -> None:
         """Look no more."""
-        self.inputs.shut()
+        for _ in range(self.inputs.shut()):
+            self.status.replaced()
 
     def destroy(self) -> None:
         """Take everything out of the graph."""
@@ -81,9 +92,15 @@ class Stream:
         """Begin anew with the next frame: no hazard is known, nothing is smoothed."""
         self._forget = True
 
-    def _arrived(self, message: Any) -> None:
+    def _came(self) -> bool:
+        """An image: whether it is wanted."""
         self.status.received(time.monotonic())
-        if self.reporter.idle or self._park(Frame(self, message)):
+        if self.reporter.idle:
+            self.status.replaced()
+        return not self.reporter.idle
+
+    def _deliver(self, synced: SyncedFrame) -> None:
+        if self.reporter.idle or self._park(Frame(self, synced)):
             self.status.replaced()
 
     def _heard(self, topic: str, text: str) -> None:
@@ -108,10 +125,20 @@ class Stream:
         header = frame.message.header
         stamp = nanoseconds(header.stamp)
         self._prepare()
-        finding = self._interpreter.interpret(detector, score, stages, stamp=stamp, ignore=self._ignored(score.shape))
+        finding = self._interpreter.interpret(
+            detector,
+            score,
+            stages,
+            stamp=stamp,
+            ignore=self._ignored(score.shape),
+            locate=functools.partial(locate_hazards, frame=frame.synced) if self._depth else None,
+        )
+        if finding.located is not None:
+            reason = finding.located.reason
+            self.status.remark("depth", f"hazards without a position: {reason}" if reason else "")
         if finding.notice:
             self._node.get_logger().warning(finding.notice, throttle_duration_sec=5.0)
-        self.outputs.frame(header, picture, finding, self._settings().output_scale)
+        self.outputs.frame(header, picture, finding, self._settings().output_scale, frame.synced.camera_info)
         self.status.processed(
             time.monotonic(),
             Scene(
@@ -120,7 +147,7 @@ class Stream:
                 candidates=finding.candidates,
                 anomalous_share=finding.anomalous_share,
                 peak_score=finding.peak,
-                nearest_range=finding.nearest_range,
+                nearest_range=nearest_range(finding.hazards),
                 latency=self._age(stamp),
                 timings=finding.timings,
             ),
