@@ -86,6 +86,20 @@ def image_message(pixels: np.ndarray, encoding: str = "rgb8", stamp: Any = None,
     return message
 
 
+def options(**parameters: Any) -> list[str]:
+    """Parameters as arguments of the command line."""
+    words = {True: "true", False: "false"}
+    texts = {
+        name: words[value]
+        if isinstance(value, bool)
+        else "[" + ",".join(map(str, value)) + "]"
+        if isinstance(value, (list, tuple))
+        else str(value)
+        for name, value in parameters.items()
+    }
+    return [word for name, text in texts.items() for word in ("-p", f"{name}:={text}")]
+
+
 class DetectorProcess:
     """The detector as a user starts it; its log goes to a file that a failing test can show."""
 
@@ -108,6 +122,11 @@ class DetectorProcess:
         """Names of the process's threads that are the worker's, by the kernel's count."""
         tasks = Path(f"/proc/{self.process.pid}/task")
         return [(task / "comm").read_text().strip() for task in tasks.iterdir()]
+
+    def memory(self) -> float:
+        """Resident memory in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
     def stop(self) -> int:
         """End it as Ctrl-C does; the exit status."""
@@ -161,12 +180,21 @@ class Peer:
     def listen(self, *names: str) -> None:
         """Collect the detector's `~/name` topics under their names, and /diagnostics under its own."""
         from diagnostic_msgs.msg import DiagnosticArray
-        from sensor_msgs.msg import Image
+        from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+        from visualization_msgs.msg import MarkerArray
 
-        from flowclas_ros.msg import DetectorState
+        from flowclas_ros.msg import DetectorState, HazardArray
 
+        kinds = {
+            "state": DetectorState,
+            "diagnostics": DiagnosticArray,
+            "hazards": HazardArray,
+            "points": PointCloud2,
+            "markers": MarkerArray,
+            "camera_info": CameraInfo,
+        }
         for name in names:
-            kind = {"state": DetectorState, "/diagnostics": DiagnosticArray}.get(name, Image)
+            kind = kinds.get(name.rpartition("/")[2], Image)
             topic = name if name.startswith("/") else f"{self.target}/{name}"
             self.got[name] = []
             self.node.create_subscription(kind, topic, self.got[name].append, 50)
@@ -181,13 +209,17 @@ class Peer:
 
     def call(self, service: str, kind: Any, request: Any, timeout: float = ANSWER_TIMEOUT) -> Any:
         """The answer of the detector's service."""
+        future = self.ask(service, kind, request)
+        self.until(future.done, f"answer of {self.target}/{service}", timeout)
+        return future.result()
+
+    def ask(self, service: str, kind: Any, request: Any) -> Any:
+        """Call the detector's service: a future of its answer."""
         if service not in self._clients:
             self._clients[service] = self.node.create_client(kind, f"{self.target}/{service}")
         client = self._clients[service]
         self.until(client.service_is_ready, f"{self.target}/{service}", START_TIMEOUT)
-        future = client.call_async(request)
-        self.until(future.done, f"answer of {self.target}/{service}", timeout)
-        return future.result()
+        return client.call_async(request)
 
     def change(self, label: str) -> bool:
         """Trigger the lifecycle transition; whether it succeeded."""
@@ -202,6 +234,27 @@ class Peer:
         from lifecycle_msgs.srv import GetState
 
         return str(self.call("get_state", GetState, GetState.Request()).current_state.label)
+
+    def set_together(self, **values: Any) -> Any:
+        """Set several parameters atomically: the SetParametersResult."""
+        from rcl_interfaces.srv import SetParametersAtomically
+        from rclpy.parameter import Parameter
+
+        wanted = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        request = SetParametersAtomically.Request(parameters=wanted)
+        return self.call("set_parameters_atomically", SetParametersAtomically, request).result
+
+    def get(self, *names: str) -> list:
+        """The parameters' ParameterValues."""
+        from rcl_interfaces.srv import GetParameters
+
+        return list(self.call("get_parameters", GetParameters, GetParameters.Request(names=list(names))).values)
+
+    def enable(self, wanted: bool) -> Any:
+        """Call ~/enable."""
+        from std_srvs.srv import SetBool
+
+        return self.call("enable", SetBool, SetBool.Request(data=wanted))
 
     def set(self, name: str, value: Any) -> Any:
         """Set one parameter: the SetParametersResult."""

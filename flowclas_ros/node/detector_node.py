@@ -93,7 +93,7 @@ class DetectorNode(LifecycleNode):
                 self._streams.append(Stream(self, camera, lambda: self.settings, lambda: self.detector, self._park))
         except FlowclasError as error:
             self.get_logger().error(f"not configured: {error}")
-            self._give_back()
+            self.give_back()
             return TransitionCallbackReturn.FAILURE
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # steady: with use_sim_time a stopped /clock would stop a ROS timer, and a stalled camera would go unnoticed
@@ -125,19 +125,19 @@ class DetectorNode(LifecycleNode):
     @_logged
     def on_cleanup(self, state: Any) -> TransitionCallbackReturn:
         """Give back the model, its thread and the outputs."""
-        self._give_back()
+        self.give_back()
         return super().on_cleanup(state)
 
     @_logged
     def on_shutdown(self, state: Any) -> TransitionCallbackReturn:
         """Give back everything, from any state."""
-        self._give_back()
+        self.give_back()
         return super().on_shutdown(state)
 
     @_logged
     def on_error(self, state: Any) -> TransitionCallbackReturn:
         """Give back everything and go to unconfigured, from where configure may be tried again."""
-        self._give_back()
+        self.give_back()
         return super().on_error(state)
 
     def _stop_looking(self, why: str) -> None:
@@ -157,7 +157,7 @@ class DetectorNode(LifecycleNode):
                 frame.stream.status.replaced()
             self._worker.call(lambda: None, HAND_OVER)
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         """Undo configure and activate, as far as they came. Never raises."""
         self._active = False
         for stream in self._streams:
@@ -185,10 +185,6 @@ class DetectorNode(LifecycleNode):
             self.get_logger().error(f"the device was not given back: {type(error).__name__}: {error}")
         if not worker.stop(timeout=1.0):
             self.get_logger().error("the worker hangs in the device's driver: restart the node")
-
-    def close(self) -> None:
-        """Give back everything at the end of the process."""
-        self._give_back()
 
     # ---------------------------------------------------------------- frames, from thread to thread
 
@@ -293,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     finally:
         if node is not None:
-            node.close()
+            node.give_back()
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
