@@ -1,7 +1,8 @@
 """The detector behind a camera: `ros2 launch flowclas_ros detect.launch.py image_topic:=... checkpoint:=...`.
 
 Arguments that are left empty leave the value of the parameter file as it is. The launch file drives the lifecycle:
-it configures the node once its process runs, and activates it once that succeeded.
+it configures the node once its process runs, and activates it once that succeeded. With `cameras` the topics hold
+`{camera}` in the place of each one's name; multi_camera.launch.py has such defaults.
 """
 
 import os
@@ -16,7 +17,7 @@ from launch.actions import (
 from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.substitutions import FindPackageShare
@@ -26,7 +27,10 @@ from flowclas_ros.node.environment import settings_for_large_images
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 ARGUMENTS = {  # name: (default, description)
-    "image_topic": ("image", "Topic of the camera's sensor_msgs/Image."),
+    "image_topic": ("image", "Topic of the camera's sensor_msgs/Image; with transport compressed its base name."),
+    "depth_topic": ("", "Topic of the depth image (16UC1 or 32FC1), registered to the camera's; empty: no depth."),
+    "camera_info_topic": ("", "Topic of the camera's CameraInfo; empty: camera_info beside image_topic."),
+    "cameras": ("", "Names of several cameras, front,left for instance; empty: the parameter file's."),
     "checkpoint": ("", "Path of the .safetensors checkpoint; empty: the parameter file's."),
     "params_file": (
         PathJoinSubstitution([FindPackageShare("flowclas_ros"), "config", "detector.yaml"]),
@@ -34,7 +38,9 @@ ARGUMENTS = {  # name: (default, description)
     ),
     "namespace": ("", "Namespace of the detector."),
     "device": ("", "auto, cpu, cuda or cuda:<n>; empty: the parameter file's."),
+    "transport": ("", "raw or compressed; empty: the parameter file's."),
     "use_sim_time": ("false", "Take the time from /clock, as with a bag played with --clock or a simulation."),
+    "rviz": ("false", "Start RViz with the camera, the overlay, the heat map, points and markers."),
     "autostart": ("true", "Configure and activate the detector; false leaves that to a lifecycle manager."),
     "log_level": ("info", "debug, info, warn, error or fatal."),
 }
@@ -56,9 +62,14 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node with the arguments that were given, and the events that drive it."""
+    """The node with the arguments that were given, the events that drive it, and RViz if asked for."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    overrides: dict[str, object] = {name: given[name] for name in ("checkpoint", "device") if given[name]}
+    cameras = [name for name in given["cameras"].replace(",", " ").split() if name]
+    overrides: dict[str, object] = {name: given[name] for name in ("checkpoint", "device", "transport") if given[name]}
+    if cameras:
+        overrides["cameras"] = cameras
+    if given["depth_topic"]:
+        overrides["depth"] = True
     overrides["use_sim_time"] = is_true("use_sim_time", given["use_sim_time"])
     overrides["autostart"] = False  # one driver of the lifecycle is enough, and it is this file
     node = LifecycleNode(
@@ -68,10 +79,52 @@ def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         namespace=given["namespace"],
         output="screen",
         parameters=[given["params_file"], overrides],
-        remappings=[("image", given["image_topic"])],
+        remappings=remappings(given, cameras),
         arguments=["--ros-args", "--log-level", given["log_level"]],
     )
-    if not is_true("autostart", given["autostart"]):
+    extras = [viewer(given, cameras)] if is_true("rviz", given["rviz"]) else []
+    return [*extras, *driven(node, is_true("autostart", given["autostart"]))]
+
+
+def remappings(given: dict[str, str], cameras: list[str]) -> list[tuple[str, str]]:
+    """From the node's topics, under each camera's name where there are several, to those of the arguments."""
+    topics = {"image": given["image_topic"], "depth": given["depth_topic"], "camera_info": given["camera_info_topic"]}
+    if not topics["camera_info"] and topics["image"] != "image":
+        beside = topics["image"].rpartition("/")[0]
+        topics["camera_info"] = f"{beside}/camera_info" if beside else ""
+    pairs = []
+    for name, topic in topics.items():
+        if cameras and topic and "{camera}" not in topic:
+            if name == "image" and topic == "image":  # the default: the cameras' own names are right as they are
+                continue
+            raise RuntimeError(f"{name}_topic:={topic} must hold {{camera}} where there are several cameras")
+        if topic:
+            pairs += [(f"{camera}/{name}", topic.replace("{camera}", camera)) for camera in cameras] or [(name, topic)]
+    return pairs
+
+
+def viewer(given: dict[str, str], cameras: list[str]) -> Node:
+    """RViz on the detector's topics; with several cameras on the first one's."""
+    camera = cameras[0] if cameras else ""
+    namespace = "/" + given["namespace"].strip("/") if given["namespace"].strip("/") else ""
+    source = f"{namespace}/detector/{camera}" if camera else f"{namespace}/detector"
+    topics = [(f"/detector/{name}", f"{source}/{name}") for name in ("overlay", "heatmap", "points", "markers")]
+    own = f"{camera}/image" if camera else "image"
+    image = dict(remappings(given, cameras)).get(own, own)
+    topics.append(("/image", image if image.startswith("/") else f"{namespace}/{image}"))
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz",
+        arguments=["-d", PathJoinSubstitution([FindPackageShare("flowclas_ros"), "rviz", "overlay.rviz"])],
+        parameters=[{"use_sim_time": is_true("use_sim_time", given["use_sim_time"])}],
+        remappings=topics,
+    )
+
+
+def driven(node: LifecycleNode, autostart: bool) -> list[LaunchDescriptionEntity]:
+    """The node, with the events that configure and activate it at the start."""
+    if not autostart:
         return [node]
     configure = EmitEvent(
         event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_CONFIGURE)

@@ -19,11 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILE = ROOT / "launch" / "detect.launch.py"
 ARGUMENTS = {
     "image_topic",
+    "depth_topic",
+    "camera_info_topic",
+    "cameras",
     "checkpoint",
     "params_file",
     "namespace",
     "device",
+    "transport",
     "use_sim_time",
+    "rviz",
     "autostart",
     "log_level",
 }

@@ -1,0 +1,125 @@
+"""`ros2 run flowclas_ros servo_guard`: pauses MoveIt Servo when the detector sees a hazard, or does not see.
+
+Subscribes to the detector's `state`, calls Servo's pause service (std_srvs/SetBool, Jazzy and newer). It never resumes
+by itself: `~/resume` (std_srvs/Trigger) does, and only while the view is searched and free. A supervisor, not a safety
+function: a robot that shares its space with people needs a certified one as well.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from std_srvs.srv import SetBool, Trigger
+
+from flowclas_ros.msg import DetectorState
+from flowclas_ros.node.quality import output_qos
+
+TICK = 0.05  # seconds between two looks at whether the state is overdue
+ANSWER = 0.5  # seconds that Servo has to answer before it is asked again
+
+
+class ServoGuard(Node):
+    """Parameters: pause_service; pause_from, the lowest level that pauses (1 CAUTION, 2 HAZARD or 3 STALE); timeout,
+    seconds without a state, which the detector says twice a second at least, after which Servo is paused as well.
+    Raises ValueError for a value out of range.
+    """
+
+    def __init__(self, **node_arguments: Any):
+        super().__init__("servo_guard", **node_arguments)
+        service = self.declare_parameter("pause_service", "/servo_node/pause_servo").value
+        self._pause_from = int(self.declare_parameter("pause_from", int(DetectorState.HAZARD)).value or 0)
+        self._timeout = float(self.declare_parameter("timeout", 1.0).value or 0.0)
+        if not DetectorState.CAUTION <= self._pause_from <= DetectorState.STALE or self._timeout <= 0:
+            raise ValueError(
+                f"pause_from {self._pause_from} is not 1, 2 or 3, or timeout {self._timeout} s not above 0"
+            )
+        self._servo = self.create_client(SetBool, service)
+        self._state: DetectorState | None = None
+        self._heard = time.monotonic()
+        self._paused: str = ""  # why; empty while Servo may run
+        self._acknowledged = False
+        self._asked: tuple[float, Any] | None = None  # when, and the future
+        self.create_subscription(DetectorState, "state", self._on_state, output_qos())
+        self.create_service(Trigger, "~/resume", self._on_resume)
+        # steady: a stopped /clock must not stop the watch
+        self.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_state(self, message: DetectorState) -> None:
+        self._state, self._heard = message, time.monotonic()
+        self._tick()
+
+    def _reason(self) -> str:
+        """Why Servo must not run now, in one line; empty when it may."""
+        silent = time.monotonic() - self._heard
+        if silent > self._timeout:
+            return f"no detector state for {silent:.1f} s"
+        if self._state is None:
+            return "no detector state yet"
+        return self._state.message or "hazard" if self._state.level >= self._pause_from else ""
+
+    def _tick(self) -> None:
+        reason = self._reason()
+        if reason and not self._paused:
+            self._paused, self._acknowledged, self._asked = reason, False, None
+            self.get_logger().error(f"pausing Servo: {reason}")
+        if self._paused and not self._acknowledged:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Ask Servo to pause, again and again until it says that it has."""
+        if self._asked is not None:
+            since, future = self._asked
+            if future.done():
+                answer = future.result()
+                self._acknowledged = bool(answer is not None and answer.success)
+                self._asked = None
+                if self._acknowledged:
+                    self.get_logger().warning("Servo is paused; call ~/resume when the way is free")
+                    return
+            elif time.monotonic() - since < ANSWER:
+                return
+        if self._servo.service_is_ready():
+            self._asked = (time.monotonic(), self._servo.call_async(SetBool.Request(data=True)))
+        else:
+            self.get_logger().error(f"nobody serves {self._servo.srv_name}", throttle_duration_sec=2.0)
+
+    def _on_resume(self, request: Any, response: Any) -> Any:
+        reason = self._reason()
+        if reason:
+            response.success, response.message = False, f"not resumed: {reason}"
+        elif not self._servo.service_is_ready():
+            response.success, response.message = False, f"not resumed: nobody serves {self._servo.srv_name}"
+        else:
+            self._paused = ""
+            self._servo.call_async(SetBool.Request(data=False))
+            response.success, response.message = True, "Servo was told to resume"
+        return response
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM. Returns the exit status: 2 with one line for a parameter it cannot take."""
+    rclpy.init(args=arguments)
+    node = None
+    try:
+        node = ServoGuard()
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

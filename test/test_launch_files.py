@@ -1,0 +1,156 @@
+"""The launch files, parameter files and the RViz view: in step with the node and with each other."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import py_compile
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flowclas_ros.node.parameters import TABLE
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH = ROOT / "launch"
+LAUNCH_FILES = sorted(LAUNCH.glob("*.launch.py"))
+EXAMPLES = ("driving", "manipulator")
+needs_launch = pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None,
+    reason="launch and launch_ros are not installed here (not on PyPI; apt install ros-$ROS_DISTRO-launch-ros)",
+)
+
+
+def parameters_of(name):
+    return yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())["/**"]["ros__parameters"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_parameter_file_for_a_stack_names_only_parameters_of_the_node(name):
+    assert set(parameters_of(name)) <= set(TABLE)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_its_values_have_the_nodes_types_and_lie_in_its_ranges(name):
+    for key, value in parameters_of(name).items():
+        entry = TABLE[key]
+        expected = list if isinstance(entry.default, tuple) else type(entry.default)
+        assert type(value) is expected, key
+        bounds, choices = entry.metadata["bounds"], entry.metadata["choices"]
+        assert not bounds or bounds[0] <= value <= bounds[1], key
+        assert not choices or value in choices, key
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_value_of_a_parameter_file_for_a_stack_is_explained(name):
+    """By a comment above it or above the lines it stands with."""
+    lines = (ROOT / "config" / f"{name}.yaml").read_text().splitlines()
+    commented = False
+    for line in lines[lines.index("  ros__parameters:") + 1 :]:
+        if line.strip().startswith("#"):
+            commented = True
+        elif not line.strip():
+            commented = False
+        else:
+            assert commented, line
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_every_launch_file_compiles(path, tmp_path):
+    py_compile.compile(str(path), cfile=str(tmp_path / "out.pyc"), doraise=True)
+
+
+def test_the_launch_file_sets_only_parameters_that_the_node_declares():
+    tree = ast.parse((LAUNCH / "detect.launch.py").read_text())
+    names = {
+        node.slice.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "overrides"
+    }
+    assert {"depth", "cameras", "use_sim_time"} <= names
+    assert names - {"use_sim_time"} <= set(TABLE)
+
+
+def test_the_rviz_view_shows_what_the_launch_file_remaps():
+    view = yaml.safe_load((ROOT / "rviz" / "overlay.rviz").read_text())
+    displays = {display["Name"]: display for display in view["Visualization Manager"]["Displays"]}
+    assert {"Camera", "Overlay", "Heatmap", "Hazard points", "Hazards", "TF"} <= set(displays)
+    topics = {display["Topic"]["Value"] for display in displays.values() if "Topic" in display}
+    text = (LAUNCH / "detect.launch.py").read_text()
+    for topic in topics:
+        assert topic == "/image" or topic.removeprefix("/detector/") in text, topic
+    assert displays["Hazard points"]["Channel Name"] == "score"
+
+
+def test_the_build_installs_what_the_launch_files_point_to():
+    installed = re.search(
+        r"install\(DIRECTORY ([\w ]+) DESTINATION share/\$\{PROJECT_NAME\}", (ROOT / "CMakeLists.txt").read_text()
+    )
+    assert installed and {"launch", "config", "rviz", "docs"} <= set(installed[1].split())
+    packed = (ROOT / "MANIFEST.in").read_text()
+    assert all(f"graft {folder}\n" in packed for folder in ("launch", "config", "rviz", "docs"))
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_launch", LAUNCH / f"{name}.launch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def topics(**given):
+    return {"image_topic": "image", "depth_topic": "", "camera_info_topic": "", "namespace": "", **given}
+
+
+@needs_launch
+def test_camera_info_is_looked_for_beside_the_image():
+    remappings = load("detect").remappings
+    assert dict(remappings(topics(image_topic="/cam/image_raw", depth_topic="/cam/depth"), [])) == {
+        "image": "/cam/image_raw",
+        "depth": "/cam/depth",
+        "camera_info": "/cam/camera_info",
+    }
+    assert dict(remappings(topics(image_topic="/a/b", camera_info_topic="/c"), []))["camera_info"] == "/c"
+    assert "camera_info" not in dict(remappings(topics(), []))
+
+
+@needs_launch
+def test_several_cameras_have_their_names_in_the_topics():
+    remappings = load("detect").remappings
+    given = topics(image_topic="/{camera}/image_raw", depth_topic="/{camera}/depth")
+    assert dict(remappings(given, ["front", "left"])) == {
+        f"{camera}/{own}": f"/{camera}/{theirs}"
+        for camera in ("front", "left")
+        for own, theirs in (("image", "image_raw"), ("depth", "depth"), ("camera_info", "camera_info"))
+    }
+    assert remappings(topics(), ["front"]) == []
+    with pytest.raises(RuntimeError, match=r"image_topic:=/cam/image must hold \{camera\}"):
+        remappings(topics(image_topic="/cam/image"), ["front"])
+
+
+@needs_launch
+@pytest.mark.parametrize("name", ["replay", "multi_camera"])
+def test_the_other_launch_files_take_every_argument_of_detect(name):
+    arguments = {
+        each: [argument.name for argument in load(each).generate_launch_description().get_launch_arguments()]
+        for each in ("detect", name)
+    }
+    assert set(arguments["detect"]) <= set(arguments[name])
+    assert len(arguments[name]) == len(set(arguments[name]))
+
+
+@needs_launch
+def test_replay_refuses_a_bag_that_is_not_there(tmp_path):
+    from launch import LaunchContext
+
+    module = load("replay")
+    context = LaunchContext()
+    values = {name: default for name, (default, _) in module.ARGUMENTS.items()}
+    context.launch_configurations.update(values, bag=str(tmp_path / "none"))
+    with pytest.raises(RuntimeError, match="none does not exist"):
+        module.player(context)
+    context.launch_configurations["bag"] = str(tmp_path)
+    assert len(module.player(context)) == 2 and not math.isnan(float(values["rate"]))
