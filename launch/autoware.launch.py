@@ -1,4 +1,4 @@
-"""Detector for Autoware: `ros2 launch flowclas_ros autoware.launch.py checkpoint:=... image_topic:=... depth_topic:=..`.
+"""Detector for Autoware: `ros2 launch flowclas_ros autoware.launch.py checkpoint:=... depth_topic:=...`.
 
 The driving parameters, and the hazard points as PointXYZIRC on <namespace>/detector/points_xyzirc, ready for Autoware's
 concatenation; docs/integration.md. Every argument of detect.launch.py is taken as well.
