@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from flowclas_ros.node.environment import settings_for_large_images
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Set before anything imports rclpy, and inherited by the processes that tests start. Domain and range are not the
@@ -12,12 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 101 + 1)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)  # the older switch would overrule the range
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-if not any(os.environ.get(name) for name in _PROFILE_VARIABLES):
-    os.environ.update(dict.fromkeys(_PROFILE_VARIABLES, str(ROOT / "config" / "fastdds_large_images.xml")))
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1073741824")
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "2147483647")
-os.environ.setdefault("MALLOC_TOP_PAD_", "67108864")
+os.environ.update(settings_for_large_images(os.environ))
 
 
 @pytest.fixture(scope="session")

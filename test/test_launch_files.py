@@ -94,6 +94,16 @@ def test_the_build_installs_what_the_launch_files_point_to():
     assert all(f"graft {folder}\n" in packed for folder in ("launch", "config", "rviz", "docs"))
 
 
+def test_the_snippets_of_the_integration_page_are_well_formed_and_name_what_exists():
+    page = (ROOT / "docs" / "integration.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 4 and all(isinstance(yaml.safe_load(block), dict) for block in blocks)
+    for name in re.findall(r"flowclas_ros (\w+\.launch\.py)", page):
+        assert (LAUNCH / name).is_file(), name
+    for name in re.findall(r"config/(\w+\.yaml)` and `servo_guard", page):
+        assert (ROOT / "config" / name).is_file(), name
+
+
 def load(name):
     spec = importlib.util.spec_from_file_location(f"{name}_launch", LAUNCH / f"{name}.launch.py")
     module = importlib.util.module_from_spec(spec)
@@ -132,7 +142,7 @@ def test_several_cameras_have_their_names_in_the_topics():
 
 
 @needs_launch
-@pytest.mark.parametrize("name", ["replay", "multi_camera"])
+@pytest.mark.parametrize("name", ["replay", "multi_camera", "autoware", "servo_guard"])
 def test_the_other_launch_files_take_every_argument_of_detect(name):
     arguments = {
         each: [argument.name for argument in load(each).generate_launch_description().get_launch_arguments()]

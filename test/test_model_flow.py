@@ -157,6 +157,13 @@ def test_data_dependent_start_gives_a_standardised_latent():
     assert (z.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-2
 
 
+def test_noise_acts_in_training_mode_only():
+    flow = NormalizingFlow(6, FlowConfig(steps=1, whitening=False, noise=0.5))
+    x = torch.zeros(2, 6, 30, 30)
+    assert float(flow.train()(x)[0].detach().std()) == pytest.approx(0.5, rel=0.1)
+    assert flow.eval()(x)[0].abs().max() == 0
+
+
 def test_log_det_stays_in_full_precision_under_autocast():
     flow = flow_off_its_start(FlowConfig(steps=2), 8).float()
     x = torch.randn(2, 8, 4, 4)

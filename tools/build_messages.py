@@ -119,7 +119,7 @@ def copy_sources(target: Path) -> None:
     for name in ("CMakeLists.txt", "package.xml"):
         shutil.copy2(ROOT / name, target)
     leave_out = shutil.ignore_patterns("__pycache__", "*.so", "lib")
-    for name in ("flowclas_ros", "training", "config", "launch", "msg", "srv", "scripts", "tools"):
+    for name in ("flowclas_ros", "training", "config", "docs", "launch", "msg", "rviz", "srv", "scripts", "tools"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=leave_out)
 

@@ -27,6 +27,9 @@ class PasteConfig:
         feather: blur of the object's edge, sigma in pixels of the scene.
         exposure: how far the object's brightness and colour move towards the scene around it: 0 stays, 1 meets it.
         jitter: random gain of brightness and colour, as a share either way.
+        recolour: probability that an object's hue and saturation are changed, up to its opposite colour: the same
+            few objects then stand for many more.
+        fragment: probability that only a part of an object is pasted.
         greyscale: probability that scene and object lose their colour together.
         placement: ``anywhere``, or ``below_horizon``: the object's lower edge lies below the horizon.
         horizon: the horizon's height as a share of the scene's height, from the top.
@@ -41,6 +44,8 @@ class PasteConfig:
     feather: float = 0.7
     exposure: float = 0.5
     jitter: float = 0.2
+    recolour: float = 0.0
+    fragment: float = 0.0
     greyscale: float = 0.0
     placement: Literal["anywhere", "below_horizon"] = "anywhere"
     horizon: float = 0.45
@@ -54,7 +59,7 @@ class PasteConfig:
             raise FlowclasError(
                 f"paste.min_size {self.min_size} and max_size {self.max_size} must be 0 < min <= max <= 1"
             )
-        for name in ("flip", "exposure", "jitter", "greyscale", "horizon"):
+        for name in ("flip", "exposure", "jitter", "recolour", "fragment", "greyscale", "horizon"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FlowclasError(f"paste.{name} is {getattr(self, name)}; it must lie in 0..1")
         if self.feather < 0 or self.max_rotation < 0:
@@ -94,6 +99,10 @@ def _transform(cutout: Array, scene_side: int, config: PasteConfig, rng: np.rand
     """The object at its new size, turned and flipped: (h, w, 4) float32, colour premultiplied by alpha."""
     if rng.random() < config.flip:
         cutout = cutout[:, ::-1]
+    if rng.random() < config.fragment:
+        cutout = _fragment(cutout, rng)
+    if rng.random() < config.recolour:
+        cutout = _recolour(cutout, rng)
     side = scene_side * float(np.exp(rng.uniform(np.log(config.min_size), np.log(config.max_size))))
     height, width = cutout.shape[:2]
     factor = side / max(height, width)
@@ -117,6 +126,24 @@ def _transform(cutout: Array, scene_side: int, config: PasteConfig, rng: np.rand
     if config.feather:
         rgba = cv2.GaussianBlur(rgba, (0, 0), config.feather)
     return rgba if rgba[..., 3].max() > 0.5 else None
+
+
+def _fragment(cutout: Array, rng: np.random.Generator) -> Array:
+    """A random box of 40 to 90 % of each side, or the whole object where the box would be mostly empty."""
+    height, width = cutout.shape[:2]
+    h, w = (max(8, int(side * share)) for side, share in zip((height, width), rng.uniform(0.4, 0.9, 2), strict=True))
+    top, left = (int(rng.integers(max(1, side - part + 1))) for side, part in ((height, h), (width, w)))
+    part = cutout[top : top + h, left : left + w]
+    return part if (part[..., 3] > 127).mean() > 0.3 else cutout
+
+
+def _recolour(cutout: Array, rng: np.random.Generator) -> Array:
+    """Hue turned by up to 180 degrees, saturation scaled by 0.3 to 1.5."""
+    hsv = cv2.cvtColor(np.ascontiguousarray(cutout[..., :3]), cv2.COLOR_RGB2HSV).astype(np.float32)
+    hsv[..., 0] = (hsv[..., 0] + rng.uniform(-90, 90)) % 180  # OpenCV halves degrees to fit a byte
+    hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.3, 1.5), 0, 255)
+    rgb = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
+    return np.dstack([rgb, cutout[..., 3]])
 
 
 def _blend(image: Array, labels: Array, obj: Array, config: PasteConfig, rng: np.random.Generator) -> None:

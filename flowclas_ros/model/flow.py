@@ -27,6 +27,8 @@ class FlowConfig:
         hidden_ratio: hidden channels of a subnet as a share of C.
         clamp: bound of a coupling's log-scale: ``clamp * tanh(raw)``.
         whitening: fit a full-covariance whitening as the first layer.
+        noise: standard deviation of Gaussian noise on the (whitened) features, in training mode only; it keeps the
+            couplings from learning the few pseudo-outliers by heart.
         seed: of the fixed permutations.
     """
 
@@ -37,6 +39,7 @@ class FlowConfig:
     hidden_ratio: float = 0.5
     clamp: float = 3.0
     whitening: bool = True
+    noise: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class FlowConfig:
             raise FlowclasError("flow.steps 0 without whitening leaves no model; set flow.whitening true")
         if not 0 < self.hidden_ratio <= 4:
             raise FlowclasError(f"flow.hidden_ratio is {self.hidden_ratio}; it must be above 0 and at most 4")
+        if self.noise < 0:
+            raise FlowclasError(f"flow.noise is {self.noise}; it must be 0 or more")
         if not self.kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in self.kernels):
             raise FlowclasError(f"flow.kernels is {self.kernels}; it must be odd numbers such as 3, 1")
         if self.clamp <= 0:
@@ -145,6 +150,8 @@ class NormalizingFlow(nn.Module):
         log_det = x.new_zeros(x.shape[0], *x.shape[-2:])
         if self.whitening is not None:
             x, log_det = self.whitening(x)
+        if self.training and self.config.noise:
+            x = x + self.config.noise * torch.randn_like(x)
         for step in self.steps:
             x, step_log_det = step(x)
             log_det = log_det + step_log_det

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.update(settings_for_large_images(os.environ))
-    # three processes share the cores: idle OpenMP threads must not spin on them (sixfold slower on two busy cores)
+    # three processes share the cores: idle OpenMP threads must not spin on them
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:

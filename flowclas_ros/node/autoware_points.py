@@ -1,0 +1,84 @@
+"""`ros2 run flowclas_ros autoware_points`: the detector's points in the layout that Autoware's filters insist on.
+
+Autoware's point cloud nodes refuse every layout but PointXYZIRC (autoware_point_types). Subscribes `points`, publishes
+`points_xyzirc` with the same header; frame and order stay.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from sensor_msgs.msg import PointCloud2, PointField
+
+from flowclas_ros.node.quality import output_qos
+
+XYZS = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("score", "<f4")])
+XYZIRC = np.dtype(
+    [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "u1"), ("return_type", "u1"), ("channel", "<u2")]
+)
+SINGLE_STRONGEST = 1  # of Autoware's return types; 0 is an invalid return, which some filters drop
+INTENSITY_STEP = 0.1  # nats per dimension for one step of the intensity
+_FIELDS = [  # name, offset in bytes, type: XYZIRC's
+    ("x", 0, PointField.FLOAT32),
+    ("y", 4, PointField.FLOAT32),
+    ("z", 8, PointField.FLOAT32),
+    ("intensity", 12, PointField.UINT8),
+    ("return_type", 13, PointField.UINT8),
+    ("channel", 14, PointField.UINT16),
+]
+
+
+def to_xyzirc(cloud: PointCloud2) -> PointCloud2:
+    """The detector's cloud as PointXYZIRC: intensity is the score in tenths of a nat per dimension, 0..255."""
+    points = np.frombuffer(cloud.data, XYZS)
+    converted = np.zeros(len(points), XYZIRC)
+    for axis in "xyz":
+        converted[axis] = points[axis]
+    converted["intensity"] = np.clip(points["score"] / INTENSITY_STEP, 0, 255)
+    converted["return_type"] = SINGLE_STRONGEST
+    data = array("B")
+    data.frombytes(converted.tobytes())
+    return PointCloud2(
+        header=cloud.header,
+        height=1,
+        width=len(points),
+        fields=[PointField(name=name, offset=at, datatype=kind, count=1) for name, at, kind in _FIELDS],
+        is_bigendian=False,
+        point_step=XYZIRC.itemsize,
+        row_step=XYZIRC.itemsize * len(points),
+        data=data,
+        is_dense=True,
+    )
+
+
+class AutowarePoints(Node):
+    """Converts cloud by cloud; an empty one stays an empty one, and what is withheld stays withheld."""
+
+    def __init__(self, **node_arguments: Any):
+        super().__init__("autoware_points", **node_arguments)
+        publisher = self.create_publisher(PointCloud2, "points_xyzirc", output_qos())
+        self.create_subscription(PointCloud2, "points", lambda cloud: publisher.publish(to_xyzirc(cloud)), output_qos())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM."""
+    rclpy.init(args=arguments)
+    node = AutowarePoints()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The detector's points in Autoware's layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
+
+from std_msgs.msg import Header
+
+from flowclas_ros.detection.geometry import Location
+from flowclas_ros.detection.regions import Region
+from flowclas_ros.detection.tracking import TrackedHazard
+from flowclas_ros.node.autoware_points import XYZIRC, to_xyzirc
+from flowclas_ros.node.hazard_messages import hazard_cloud
+
+FLOAT32, UINT8, UINT16 = 7, 2, 4
+
+
+def cloud_of(points):
+    location = Location((0, 0, 1), (1, 1, 0), 1.0, np.asarray(points, np.float32))
+    hazard = TrackedHazard(1, Region((0, 0, 1, 1), 1, (0, 0), 1.0, 1.0), location, 1, 0, 0)
+    return hazard_cloud(Header(frame_id="camera"), [hazard])
+
+
+def test_points_keep_their_place_and_the_score_becomes_the_intensity():
+    cloud = cloud_of([[1, 2, 3, 2.5], [4, 5, 6, 100.0], [7, 8, 9, -1.0]])
+    converted = to_xyzirc(cloud)
+    assert [(field.name, field.offset, field.datatype) for field in converted.fields] == [
+        ("x", 0, FLOAT32),
+        ("y", 4, FLOAT32),
+        ("z", 8, FLOAT32),
+        ("intensity", 12, UINT8),
+        ("return_type", 13, UINT8),
+        ("channel", 14, UINT16),
+    ]
+    assert [(field.name, field.offset) for field in converted.fields] == [
+        (name, XYZIRC.fields[name][1]) for name in XYZIRC.names
+    ]
+    points = np.frombuffer(converted.data, XYZIRC)
+    assert [tuple(point) for point in points] == [(1, 2, 3, 25, 1, 0), (4, 5, 6, 255, 1, 0), (7, 8, 9, 0, 1, 0)]
+    assert converted.header == cloud.header
+    assert (converted.point_step, converted.row_step, converted.width) == (16, 48, 3)
+
+
+def test_an_empty_cloud_stays_an_empty_cloud_with_fields():
+    converted = to_xyzirc(hazard_cloud(Header(), []))
+    assert (converted.width, len(converted.data), len(converted.fields)) == (0, 0, 6)
