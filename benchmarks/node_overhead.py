@@ -36,7 +36,7 @@ FIRST = 10  # frames of each kind and size that only warm up
 def main() -> int:
     """Measure, print, write. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=200, help="of each kind and size")
+    parser.add_argument("--frames", type=int, default=100, help="of each kind and size")
     parser.add_argument("--device", default="cpu", help="of the model")
     parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)  # the echo's own process
     options = parser.parse_args()

@@ -44,35 +44,56 @@ class Rules:
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
-    """What one frame of H x W pixels holds.
+class Judged:
+    """What is anomalous in one frame of H x W pixels, before anything is made of it.
 
     score: (H,W) float32, nats per dimension, smoothed where that is asked for. mask: (H,W) bool, anomalous and
-    searched. searched: (H,W) bool, None for every pixel. regions: of this frame, highest peak first. hazards: the
-    confirmed ones, seen or held. candidates: regions not confirmed yet. located: the regions' places, None without
-    depth. peak: highest searched score. anomalous_share: of the searched pixels, 0..1. timings: seconds per stage.
-    notice: why something began anew with this frame, in one line; empty otherwise.
+    searched. searched: (H,W) bool, None for every pixel. peak: highest searched score. anomalous_share: of the
+    searched pixels, 0..1. seconds: that the judging took.
     """
 
     detector: Detector = field(repr=False)
     score: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
     searched: npt.NDArray[np.bool_] | None
-    regions: list[Region]
-    hazards: list[TrackedHazard]
-    candidates: int
-    located: Located | None
-    threshold: float
     peak: float
     anomalous_share: float
-    timings: dict[str, float]
-    notice: str
+    seconds: float
 
     @cached_property
     def heat(self) -> npt.NDArray[np.float32]:
         """(H,W) float32 in 0..1, 0 where nothing is searched; made when first asked for."""
         heat = self.detector.heat(self.score)
         return heat if self.searched is None else np.where(self.searched, heat, np.float32(0))
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What one frame holds.
+
+    judged: its pixels. regions: of this frame, highest peak first. hazards: the confirmed ones, seen or held.
+    candidates: regions not confirmed yet. located: the regions' places, None without depth. timings: seconds per
+    stage. notice: why something began anew with this frame, in one line; empty otherwise.
+    """
+
+    judged: Judged
+    regions: list[Region]
+    hazards: list[TrackedHazard]
+    candidates: int
+    located: Located | None
+    timings: dict[str, float]
+    notice: str
+
+    # what detection.overlay draws
+    @property
+    def heat(self) -> npt.NDArray[np.float32]:
+        """(H,W) float32 in 0..1."""
+        return self.judged.heat
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """(H,W) bool."""
+        return self.judged.mask
 
 
 class Interpreter:
@@ -106,21 +127,18 @@ class Interpreter:
         if self._smoother is not None:
             self._smoother.reset()
 
-    def interpret(
+    def judge(
         self,
         detector: Detector,
         score: npt.NDArray[np.float32],
-        stages: dict[str, float],
         *,
         stamp: int,
         ignore: npt.NDArray[np.bool_] | None = None,
-        locate: Locate | None = None,
-    ) -> Finding:
-        """A frame's hazards from its `score` (H,W), nats per dimension.
+    ) -> Judged:
+        """The anomalous pixels of a frame's `score` (H,W), nats per dimension.
 
-        stages: seconds spent on it so far. stamp: nanoseconds, 0 for none. ignore: (H,W) bool, pixels that are never
-        a hazard. locate: places the regions, None where no depth is asked for. Raises FlowclasError when no pixel is
-        left to search: an empty search must not read as a clear view.
+        stamp: nanoseconds, 0 for none. ignore: (H,W) bool, pixels that are never a hazard. Raises FlowclasError when
+        no pixel is left to search: an empty search must not read as a clear view.
         """
         start = time.perf_counter()
         if self._smoother is not None:
@@ -131,25 +149,31 @@ class Interpreter:
             raise FlowclasError("nothing is left to search: the self mask covers the whole region of interest")
         judged = score if searched is None else np.where(searched, score, np.float32(-np.inf))
         mask = hysteresis_mask(judged, detector.threshold, detector.threshold - self._rules.hysteresis)
-        regions = find_regions(mask, score, self._rules.min_area)
+        share = float(np.count_nonzero(mask)) / count
+        peak = float(judged.max())
+        return Judged(detector, score, mask, searched, peak, share, time.perf_counter() - start)
+
+    def interpret(
+        self, judged: Judged, stages: dict[str, float], *, stamp: int, locate: Locate | None = None
+    ) -> Finding:
+        """The frame's hazards. stages: seconds spent on it so far. locate: places the regions, None where no depth is
+        asked for.
+        """
+        start = time.perf_counter()
+        # a clear view is the usual one, and labelling its pixels takes milliseconds
+        regions = find_regions(judged.mask, judged.score, self._rules.min_area) if judged.anomalous_share else []
+        located = None if locate is None else locate(judged.mask, judged.score, regions)
         found = time.perf_counter()
-        located = None if locate is None else locate(mask, score, regions)
         hazards = self._tracker.update(regions, None if located is None else located.locations, stamp)
         tracked = time.perf_counter()
-        timings = {**stages, "regions": found - start, "tracking": tracked - found}
+        timings = {**stages, "judge": judged.seconds, "regions": found - start, "tracking": tracked - found}
         timings["total"] = sum(timings.values())
         return Finding(
-            detector=detector,
-            score=score,
-            mask=mask,
-            searched=searched,
+            judged=judged,
             regions=regions,
             hazards=hazards,
             candidates=self._tracker.pending,
             located=located,
-            threshold=detector.threshold,
-            peak=float(judged.max()),
-            anomalous_share=float(np.count_nonzero(mask)) / count,
             timings=timings,
             notice=self._tracker.notice or ("" if self._smoother is None else self._smoother.notice),
         )

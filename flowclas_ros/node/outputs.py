@@ -54,8 +54,12 @@ class Outputs:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
 
+    def mask(self, header: Any, mask: np.ndarray, scale: float) -> None:
+        """A frame's mask (H, W) bool, which is known first."""
+        self._publish("mask", lambda: to_message(_mask(mask, scale), "mono8", header))
+
     def frame(self, header: Any, image: np.ndarray, finding: Finding, scale: float, camera_info: Any = None) -> None:
-        """A frame's messages, each with the input's header, the most urgent first.
+        """The rest of a frame's messages, each with the input's header, the most urgent first.
 
         image: (H, W, 3) uint8 RGB. scale: size of the output images as a share of the input's. camera_info: the
         input's, where it is known.
@@ -65,9 +69,8 @@ class Outputs:
             reason = "no depth" if finding.located is None else finding.located.reason
             self._publish("points", lambda: hazard_cloud(header, finding.hazards, reason))
             self._publish("markers", lambda: hazard_markers(header, finding.hazards))
-        self._publish("mask", lambda: to_message(_mask(finding.mask, scale), "mono8", header))
         self._publish("heatmap", lambda: to_message(_eight_bit(scaled(finding.heat, scale)), "mono8", header))
-        self._publish("score", lambda: to_message(scaled(finding.score, scale), "32FC1", header))
+        self._publish("score", lambda: to_message(scaled(finding.judged.score, scale), "32FC1", header))
         self._publish("overlay", lambda: to_message(scaled(_overlay_bgr(image, finding), scale), "bgr8", header))
         if scale != 1 and camera_info is not None:
             size = output_size(image.shape[1], image.shape[0], scale)

@@ -125,28 +125,25 @@ class Stream:
         header = frame.message.header
         stamp = nanoseconds(header.stamp)
         self._prepare()
-        finding = self._interpreter.interpret(
-            detector,
-            score,
-            stages,
-            stamp=stamp,
-            ignore=self._ignored(score.shape),
-            locate=functools.partial(locate_hazards, frame=frame.synced) if self._depth else None,
-        )
+        settings = self._settings()
+        judged = self._interpreter.judge(detector, score, stamp=stamp, ignore=self._ignored(score.shape))
+        self.outputs.mask(header, judged.mask, settings.output_scale)  # at once: the rest takes time
+        locate = functools.partial(locate_hazards, frame=frame.synced) if self._depth else None
+        finding = self._interpreter.interpret(judged, stages, stamp=stamp, locate=locate)
         if finding.located is not None:
             reason = finding.located.reason
             self.status.remark("depth", f"hazards without a position: {reason}" if reason else "")
         if finding.notice:
             self._node.get_logger().warning(finding.notice, throttle_duration_sec=5.0)
-        self.outputs.frame(header, picture, finding, self._settings().output_scale, frame.synced.camera_info)
+        self.outputs.frame(header, picture, finding, settings.output_scale, frame.synced.camera_info)
         self.status.processed(
             time.monotonic(),
             Scene(
                 header=header,
                 hazards=len(finding.hazards),
                 candidates=finding.candidates,
-                anomalous_share=finding.anomalous_share,
-                peak_score=finding.peak,
+                anomalous_share=judged.anomalous_share,
+                peak_score=judged.peak,
                 nearest_range=nearest_range(finding.hazards),
                 latency=self._age(stamp),
                 timings=finding.timings,
