@@ -133,10 +133,11 @@ def test_ament_install_tree_carries_the_package_whole(tmp_path: Path) -> None:
         assert (package / name).is_file(), name
     assert not (package / "lib").exists()
     assert not (package.parent / "training").exists()
-    shared = [file for name in ("launch", "config", "rviz", "docs") for file in (ROOT / name).glob("**/*") if file.is_file()]
+    folders = ("launch", "config", "rviz", "docs")
+    shared = [file for name in folders for file in (ROOT / name).glob("**/*") if file.is_file()]
     for file in [ROOT / "package.xml", *(file for file in shared if file.suffix != ".pyc")]:
         assert (stage / "share/flowclas_ros" / file.relative_to(ROOT)).is_file(), file
-    for executable in ("detector", "flowclas"):
+    for executable in ("autoware_points", "detector", "flowclas", "servo_guard"):
         assert os.access(stage / "lib/flowclas_ros" / executable, os.X_OK)
 
 

@@ -129,8 +129,8 @@ def _hazard(hazard: TrackedHazard) -> Hazard:
 
 
 def _box_and_text(header: Any, hazard: TrackedHazard, location: Any) -> list:
-    xyz = location.points[:, :3]
-    low, high = (edge.astype(float) for edge in (xyz.min(axis=0), xyz.max(axis=0)))
+    xyz = np.ascontiguousarray(location.points[:, :3].T)
+    low, high = (edge.astype(float) for edge in (xyz.min(axis=1), xyz.max(axis=1)))
     centre = (low + high) / 2  # not the position, which is the median and lies off the middle
     red, green, blue = HELD if hazard.missed or hazard.location_missed else SEEN
     sides = np.maximum(high - low, THINNEST)
