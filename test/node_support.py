@@ -6,6 +6,7 @@ domain of its own and the package's FastDDS profile.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -120,8 +121,11 @@ class DetectorProcess:
 
     def threads(self) -> list[str]:
         """Names of the process's threads that are the worker's, by the kernel's count."""
-        tasks = Path(f"/proc/{self.process.pid}/task")
-        return [(task / "comm").read_text().strip() for task in tasks.iterdir()]
+        names = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it has ended since
+                names.append((task / "comm").read_text().strip())
+        return names
 
     def memory(self) -> float:
         """Resident memory in MB."""
@@ -233,7 +237,8 @@ class Peer:
         """The lifecycle state's label."""
         from lifecycle_msgs.srv import GetState
 
-        return str(self.call("get_state", GetState, GetState.Request()).current_state.label)
+        # a detector that starts itself answers once it has loaded
+        return str(self.call("get_state", GetState, GetState.Request(), LOAD_TIMEOUT).current_state.label)
 
     def set_together(self, **values: Any) -> Any:
         """Set several parameters atomically: the SetParametersResult."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from array import array
 from types import SimpleNamespace
 
@@ -152,6 +153,29 @@ def test_padded_rows_and_big_endian_pixels_score_alike(peer, direct):
     got = peer.exchange(message, "score")["score"]
     expected = direct.detect(np.repeat(grey[..., None], 3, axis=2)).score
     np.testing.assert_allclose(pixels_of(got, np.float32), expected, atol=SCORE_TOLERANCE)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("cv_bridge") is None,
+    reason="cv_bridge is not installed here (not on PyPI; apt install ros-$ROS_DISTRO-cv-bridge)",
+)
+@pytest.mark.parametrize(
+    "encoding, to_rgb",
+    [
+        ("bayer_rggb8", "COLOR_BayerRGGB2RGB"),
+        ("bayer_bggr8", "COLOR_BayerBGGR2RGB"),
+        ("bayer_gbrg8", "COLOR_BayerGBRG2RGB"),
+        ("bayer_grbg8", "COLOR_BayerGRBG2RGB"),
+        ("yuv422", "COLOR_YUV2RGB_UYVY"),
+        ("yuv422_yuy2", "COLOR_YUV2RGB_YUYV"),
+    ],
+)
+def test_bayer_and_yuv_score_like_their_decoded_pictures(peer, direct, encoding, to_rgb):
+    # any bytes are a picture in these encodings; smooth ones make it a scene
+    raw = picture(41)[..., 0] if encoding.startswith("bayer") else np.ascontiguousarray(picture(41)[..., :2])
+    decoded = cv2.cvtColor(raw, getattr(cv2, to_rgb))
+    got = peer.exchange(stamped(peer, raw, encoding), "score")["score"]
+    np.testing.assert_allclose(pixels_of(got, np.float32), direct.detect(decoded).score, atol=SCORE_TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -1,102 +1,34 @@
-"""What the detector takes in beside a plain image: compressed images, self masks, several cameras, /clock, depth."""
+"""What the detector takes in beside a plain image: compressed images, self masks, several cameras, /clock."""
 
 from __future__ import annotations
 
 import io
-import math
-import time
 from array import array
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from node_support import (
-    HEIGHT,
-    LOAD_TIMEOUT,
-    WIDTH,
-    DetectorProcess,
-    Peer,
-    image_message,
-    make_checkpoint,
-    options,
-    picture,
-)
+from node_running import Bench, answers, health, offer, pixels_of, settle
+from node_support import HEIGHT, WIDTH, image_message, picture
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.srv", reason="needs the generated messages (make, or colcon build)")
 
 CLEAR, CAUTION, HAZARD, STALE, FAULT = range(5)
 SCORE_TOLERANCE = 1e-4  # nats per dimension
-DISTANCE = 2.0  # metres to the plane that the depth images show
-FOCAL = 100.0  # pixels
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("model") / "small.safetensors")
+def bench(tmp_path_factory):
+    found = Bench(tmp_path_factory.mktemp("bench"))
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="module")
-def direct(checkpoint):
+def direct(bench):
     from flowclas_ros.detection.detector import Detector
 
-    return Detector(checkpoint, device="cpu")
-
-
-@contextmanager
-def running(checkpoint, folder, *listened, **parameters):
-    """An active detector and a peer that listens to it."""
-    settings = {"checkpoint": checkpoint, "device": "cpu", "autostart": True, "max_age": 0.0, "forget_frames": 1}
-    settings |= {"stale_after": 5.0}
-    detector = DetectorProcess(folder / "detector.log", *options(**(settings | parameters)))
-    peer = Peer()
-    try:
-        peer.listen(*listened, "/diagnostics")
-        peer.until(lambda: peer.state() == "active", f"autostart, log: {detector.log}", LOAD_TIMEOUT)
-        peer.folder = folder
-        for name in listened:
-            peer.until(lambda name=name: peer.node.count_publishers(f"/detector/{name}"), f"a publisher of {name}")
-        yield peer
-        assert detector.stop() == 0, detector.text
-    finally:
-        peer.close()
-        detector.stop()
-
-
-def offer(peer, kind, topic):
-    """A publisher that the detector has found."""
-    publisher = peer.node.create_publisher(kind, topic, 10)
-    peer.until(lambda: publisher.get_subscription_count() > 0, f"the detector subscribing to {topic}")
-    settle(peer)
-    return publisher
-
-
-def settle(peer, seconds=0.3):
-    """Both sides of a match are not made in the same instant."""
-    end = time.monotonic() + seconds
-    peer.until(lambda: time.monotonic() > end, "settling")
-
-
-def answers(peer, stamp, *names):
-    def arrived():
-        found = {name: next((m for m in peer.got[name] if m.header.stamp == stamp), None) for name in names}
-        return found if all(found.values()) else None
-
-    return peer.until(arrived, f"{', '.join(names)} of the frame sent")
-
-
-def health(peer, words, name="/detector: health"):
-    """Wait for a health status whose message holds `words`."""
-
-    def found():
-        statuses = [status for message in peer.got["/diagnostics"] for status in message.status]
-        return next((status for status in statuses if status.name == name and words in status.message), None)
-
-    return peer.until(found, f"'{words}' in the diagnostics")
-
-
-def pixels_of(message, dtype=np.uint8):
-    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
+    return Detector(bench.checkpoint, device="cpu")
 
 
 # ---------------------------------------------------------------- compressed images
@@ -118,11 +50,11 @@ def compressed(peer, data, text):
     return message
 
 
-def test_compressed_images_score_like_their_decoded_pictures_and_broken_ones_are_counted(checkpoint, direct, tmp_path):
+def test_compressed_images_score_like_their_decoded_pictures_and_broken_ones_are_counted(bench, direct):
     from PIL import Image
     from sensor_msgs.msg import CompressedImage
 
-    with running(checkpoint, tmp_path, "score", "state", transport="compressed") as peer:
+    with bench.running("score", "state", transport="compressed") as peer:
         camera = offer(peer, CompressedImage, "/image/compressed")
         for kind, text in (("PNG", "rgb8; png compressed bgr8"), ("JPEG", "rgb8; jpeg compressed bgr8")):
             data = encoded(picture(3, True), kind)
@@ -155,10 +87,10 @@ def arm():
     return mask
 
 
-def test_a_live_self_mask_is_never_a_hazard_and_one_of_another_view_is_not_used(checkpoint, tmp_path):
+def test_a_live_self_mask_is_never_a_hazard_and_one_of_another_view_is_not_used(bench):
     from sensor_msgs.msg import Image
 
-    with running(checkpoint, tmp_path, "mask", "state", self_mask="topic") as peer:
+    with bench.running("mask", "state", self_mask="topic") as peer:
         peer.connected()
 
         def seen():
@@ -190,7 +122,7 @@ def test_a_live_self_mask_is_never_a_hazard_and_one_of_another_view_is_not_used(
 # ---------------------------------------------------------------- several cameras
 
 
-def test_two_cameras_in_one_node_each_get_their_own_answers(checkpoint, direct, tmp_path):
+def test_two_cameras_in_one_node_each_get_their_own_answers(bench, direct, tmp_path):
     from PIL import Image as Picture
     from sensor_msgs.msg import Image
 
@@ -198,7 +130,7 @@ def test_two_cameras_in_one_node_each_get_their_own_answers(checkpoint, direct, 
     Picture.fromarray(arm()).save(tmp_path / "left.png")
     names = [f"{camera}/{name}" for camera in ("front", "left") for name in ("score", "state", "hazards")]
     mask = f"{tmp_path}/{{camera}}.png"
-    with running(checkpoint, tmp_path, *names, cameras=["front", "left"], self_mask=mask) as peer:
+    with bench.running(*names, cameras=["front", "left"], self_mask=mask) as peer:
         cameras = {name: offer(peer, Image, f"/{name}/image") for name in ("front", "left")}
         for turn in range(3):
             sent = {}
@@ -227,12 +159,10 @@ def test_two_cameras_in_one_node_each_get_their_own_answers(checkpoint, direct, 
 # ---------------------------------------------------------------- time
 
 
-def test_time_that_steps_back_as_a_bag_that_starts_again_begins_anew(checkpoint, tmp_path):
+def test_time_that_steps_back_as_a_bag_that_starts_again_begins_anew(bench):
     from rosgraph_msgs.msg import Clock
 
-    with running(
-        checkpoint, tmp_path, "hazards", "state", use_sim_time=True, max_age=5.0, confirm_frames=2, forget_frames=3
-    ) as peer:
+    with bench.running("hazards", "state", use_sim_time=True, max_age=5.0, confirm_frames=2, forget_frames=3) as peer:
         clock = offer(peer, Clock, "/clock")
         peer.connected()
 
@@ -252,8 +182,8 @@ def test_time_that_steps_back_as_a_bag_that_starts_again_begins_anew(checkpoint,
         assert abs(again[1]["state"].latency) < 5  # by the clock that stepped back
 
 
-def test_a_camera_that_restarts_is_heard_again(checkpoint, tmp_path):
-    with running(checkpoint, tmp_path, "state", stale_after=1.0) as peer:
+def test_a_camera_that_restarts_is_heard_again(bench):
+    with bench.running("state", stale_after=1.0) as peer:
         peer.connected()
         assert peer.exchange(image_message(picture(3), stamp=peer.now()), "state")["state"].level == CLEAR
         peer.stop_camera()
@@ -262,70 +192,3 @@ def test_a_camera_that_restarts_is_heard_again(checkpoint, tmp_path):
         peer.connected()
         small = picture(3)[:64]  # and with another size
         assert peer.exchange(image_message(small, stamp=peer.now()), "state")["state"].level != STALE
-
-
-# ---------------------------------------------------------------- depth
-
-
-def camera_info(stamp):
-    from sensor_msgs.msg import CameraInfo
-
-    info = CameraInfo(width=WIDTH, height=HEIGHT)
-    info.header.stamp, info.header.frame_id = stamp, "camera"
-    cx, cy = (WIDTH - 1) / 2, (HEIGHT - 1) / 2
-    info.k = [FOCAL, 0.0, cx, 0.0, FOCAL, cy, 0.0, 0.0, 1.0]
-    info.p = [FOCAL, 0.0, cx, 0.0, 0.0, FOCAL, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-    return info
-
-
-def test_depth_gives_positions_and_without_it_the_hazards_still_come(checkpoint, tmp_path):
-    from sensor_msgs.msg import CameraInfo, Image
-
-    topics = ("hazards", "points", "markers", "state", "camera_info")
-    with running(checkpoint, tmp_path, *topics, depth=True, depth_wait=0.5, output_scale=0.5) as peer:
-        depths, infos = offer(peer, Image, "/depth"), offer(peer, CameraInfo, "/camera_info")
-        peer.connected()
-        peer.got["/diagnostics"].clear()
-
-        def seen(depth, late=0, info=True):
-            stamp = peer.now()
-            if info:
-                infos.publish(camera_info(stamp))
-            settle(peer, 0.1)
-            if depth is not None:
-                encoding = "16UC1" if depth.dtype == np.uint16 else "32FC1"
-                message = image_message(depth, encoding, stamp)
-                message.header.stamp.sec -= late
-                depths.publish(message)
-                message.header.stamp.sec += late
-            peer.send(image_message(picture(3, True), stamp=stamp))
-            return answers(peer, stamp, "hazards", "state")
-
-        metres = np.full((HEIGHT, WIDTH), DISTANCE, np.float32)
-        for depth in (metres, (metres * 1000).astype(np.uint16), metres[::2, ::2]):
-            got = seen(depth)
-            strongest = got["hazards"].hazards[0]
-            assert strongest.has_position and strongest.position.z == pytest.approx(DISTANCE, abs=1e-3)
-            pixel = DISTANCE / FOCAL  # metres that one pixel covers there
-            expected = (strongest.bbox.x_offset + (strongest.bbox.width - 1) / 2 - (WIDTH - 1) / 2) * pixel
-            assert strongest.size.x == pytest.approx((strongest.bbox.width - 1) * pixel, abs=pixel)
-            assert abs(strongest.position.x - expected) < strongest.size.x  # the median lies within
-            assert got["state"].nearest_range == pytest.approx(DISTANCE, rel=0.2)
-            cloud = answers(peer, got["hazards"].header.stamp, "points")["points"]
-            assert cloud.width == sum(hazard.area for hazard in got["hazards"].hazards)
-            info = answers(peer, got["hazards"].header.stamp, "camera_info")["camera_info"]
-            assert (info.width, info.height, info.k[0]) == (WIDTH // 2, HEIGHT // 2, FOCAL / 2)
-        peer.until(lambda: any(len(markers.markers) > 1 for markers in peer.got["markers"]), "markers")
-        for depth, late, words in (
-            (np.full_like(metres, math.nan), 0, "no valid pixel"),
-            (metres[:40], 0, "differ in aspect"),
-            (metres, 3, "no depth within 20 ms"),
-            (None, 0, "no depth"),
-        ):
-            got = seen(depth, late)
-            assert got["state"].level == HAZARD and got["hazards"].hazards
-            assert not any(hazard.has_position for hazard in got["hazards"].hazards)
-            assert math.isnan(got["state"].nearest_range)
-            assert "without a position" in got["state"].message and words in got["state"].message
-        health(peer, "without a position")
-        assert seen(metres)["hazards"].hazards[0].has_position  # and it recovers

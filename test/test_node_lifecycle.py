@@ -123,6 +123,15 @@ def test_an_inactive_detector_does_not_look(peer, models):
     end = time.monotonic() + 1.0
     peer.until(lambda: peer.send(image_message(picture(1), stamp=peer.now())) and time.monotonic() > end, "a second")
     assert not peer.got["mask"] and not peer.got["state"]
+    refused = peer.enable(True)
+    assert not refused.success and "activate it" in refused.message
+
+
+def test_before_it_is_configured_no_checkpoint_is_loaded(peer, models):
+    from flowclas_ros.srv import LoadCheckpoint
+
+    answer = peer.call("load_checkpoint", LoadCheckpoint, LoadCheckpoint.Request(path=models.small))
+    assert not answer.success and "not configured" in answer.message
 
 
 @pytest.mark.parametrize(
