@@ -82,6 +82,13 @@ def test_scaling_keeps_the_images_edges():
     assert (half.fx, half.cx, half.cy) == (50, 24.5, 19.5)
 
 
+@pytest.mark.parametrize("scale", [0.05, 0.07, 0.13, 0.33, 0.9])
+def test_a_size_rounded_to_whole_pixels_is_the_same_view(scale):
+    full = Intrinsics(100, 100, 64, 48, 129, 97)
+    small = full.scaled_to(round(129 * scale), round(97 * scale))
+    assert (small.width, small.height) == (round(129 * scale), round(97 * scale))
+
+
 def test_a_region_thinner_than_a_depth_pixel_is_not_lost():
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[50:150, 101] = True

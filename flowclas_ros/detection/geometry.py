@@ -15,7 +15,7 @@ import numpy.typing as npt
 from flowclas_ros.detection.regions import Region
 from flowclas_ros.errors import FlowclasError
 
-ASPECT_TOLERANCE = 0.02  # relative; a resize rounds each side to whole pixels, a crop changes more than this
+ASPECT_TOLERANCE = 0.02  # relative, beside the half pixel by which a resize rounds each side; a crop changes more
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Intrinsics:
                 "check the camera driver"
             )
         sx, sy = width / self.width, height / self.height
-        if abs(sx / sy - 1.0) > ASPECT_TOLERANCE:
+        if not _same_aspect((height, width), (self.height, self.width)):
             raise FlowclasError(
                 f"camera info of {self.width}x{self.height} pixels and an image of {width}x{height} differ in aspect, "
                 "so they do not show the same view: use the camera_info that belongs to the image"
@@ -117,11 +117,17 @@ def locate(
 
 def _same_view(depth: tuple[int, ...], image: tuple[int, int]) -> None:
     rows, columns = depth
-    if min(rows, columns) < 1 or abs(columns * image[0] / (rows * image[1]) - 1.0) > ASPECT_TOLERANCE:
+    if min(rows, columns) < 1 or not _same_aspect((rows, columns), image):
         raise FlowclasError(
             f"depth of {columns}x{rows} pixels and an image of {image[1]}x{image[0]} differ in aspect, so they do not "
             "show the same view: use depth that is registered to the image"
         )
+
+
+def _same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether one size (height, width) can be the other resized."""
+    rounding = sum(0.5 / min(sides) for sides in zip(first, second, strict=True))
+    return abs(first[1] * second[0] / (first[0] * second[1]) - 1.0) <= ASPECT_TOLERANCE + rounding
 
 
 def _pixels(mask: npt.NDArray[np.bool_], region: Region) -> tuple[np.ndarray, np.ndarray]:
