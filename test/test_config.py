@@ -71,6 +71,7 @@ def test_free_dictionaries_take_any_key(tmp_path):
         (["--loss.alpha", "0", "--loss.contrastive", "none"], "leaves nothing to fit"),
         (["--model.flow.steps", "0"], "method gaussian"),
         (["--data.train", "[]"], "data.train names no folder"),
+        (["--data.crop", "[64, 64]", "--model.short_side", "96"], "cannot go together"),
     ],
 )
 def test_a_wrong_value_is_one_line_naming_the_option(overrides, text):

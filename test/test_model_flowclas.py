@@ -130,6 +130,43 @@ def test_projection_is_of_unit_length():
     assert torch.allclose(projected.norm(dim=1), torch.ones(1, 4, 4), atol=1e-5)
 
 
+def margin_model() -> tuple[FlowCLAS, torch.Tensor, torch.Tensor]:
+    model = small_model(margin_weight=1.0)
+    features = model.features(torch.rand(2, 3, 160, 160))
+    labels = torch.zeros(2, 10, 10, dtype=torch.uint8)
+    labels[:, :3], labels[:, 9] = 1, 255
+    features[:, :40, :3] += 3 * features.std()
+    return model, features, labels
+
+
+def test_margin_has_the_nlls_spread_on_inliers_and_zero_mean():
+    model, features, labels = margin_model()
+    model.fit_margin([(features, labels)])
+    nll, score = model.nll(features), model.grid_score(features)
+    margin = (score - nll)[labels == 0]
+    assert float(margin.mean().detach()) == pytest.approx(0, abs=1e-3)
+    assert float(margin.std().detach()) == pytest.approx(float(nll[labels == 0].std().detach()), rel=1e-3)
+
+
+def test_margin_parts_outliers_from_inliers():
+    model, features, labels = margin_model()
+    model.fit_margin([(features[:1], labels[:1]), (features[1:], labels[1:])])
+    margin = model.grid_score(features) - model.nll(features)
+    assert margin[labels == 1].mean() > margin[labels == 0].mean() + margin[labels == 0].std()
+
+
+def test_margin_without_outliers_is_refused():
+    model, features, labels = margin_model()
+    with pytest.raises(FlowclasError, match="needs inlier and outlier pixels"):
+        model.fit_margin([(features, labels * 0)])
+
+
+def test_without_weight_the_score_is_the_nll_alone():
+    model = small_model()
+    features = model.features(torch.rand(1, 3, 64, 64))
+    assert torch.equal(model.grid_score(features), model.nll(features))
+
+
 def test_presets_hold_the_published_settings():
     v1, wacv = PRESETS["flowclas_v1"].flow, PRESETS["flowclas_wacv"].flow
     assert (v1.steps, v1.coupling, v1.subnet, v1.clamp) == (8, "two_sided", "plain", 3.0)
@@ -152,6 +189,7 @@ def test_presets_hold_the_published_settings():
             "12 blocks.*no layer 12",
         ),
         (lambda: FlowCLASConfig(short_side=3), "short_side is 3"),
+        (lambda: FlowCLASConfig(margin_weight=1.0, projection_dim=0), "0 without a projection head"),
         (lambda: resolve_device("gpu"), "device 'gpu' is unknown"),
     ],
 )

@@ -85,9 +85,9 @@ def test_nll_takes_inlier_pixels_alone_even_beside_infinities():
     assert nll.grad.tolist() == [[[0.5, 0.5], [0.0, 0.0]]]
 
 
-def test_a_cell_is_an_outlier_from_half_on_an_inlier_only_when_pure():
+def test_a_cell_is_an_outlier_from_a_quarter_on_an_inlier_only_when_pure():
     labels = torch.zeros(1, 4, 16, dtype=torch.uint8)
-    labels[0, :2, 4:8] = OUTLIER  # exactly half of the second cell
+    labels[0, :1, 4:8] = OUTLIER  # exactly a quarter of the second cell
     labels[0, 0, 8] = OUTLIER  # one pixel of the third
     labels[0, :3, 12:16] = IGNORE  # three quarters of the fourth
     grid = labels_to_grid(labels, (4, 16), (1, 4), 4)

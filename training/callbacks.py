@@ -197,7 +197,7 @@ class RunState(Checkpoint):
             epochs = trainer.global_step / self.epoch
             print(
                 f"step {trainer.global_step}/{self.total} (epoch {epochs:.1f}): AUPRC {metrics['val/auprc']:.4f}, "
-                f"FPR95 {metrics['val/fpr95']:.4f}, inlier NLL {metrics['val/nll']:.4f}",
+                f"FPR95 {metrics['val/fpr95']:.4f}, mean inlier score {metrics['val/inlier_score']:.4f}",
                 flush=True,
             )
         if metrics["val/auprc"] > self.best.get("val/auprc", -1.0):

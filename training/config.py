@@ -204,6 +204,11 @@ class FitConfig:
                 "data.outliers names no pseudo-outliers, which training or the choice of a checkpoint needs; "
                 "give data.outliers.cutouts, or images with masks or coco_json"
             )
+        if self.data.crop is not None and self.model.short_side is not None:
+            raise FlowclasError(
+                f"data.crop {self.data.crop} and model.short_side {self.model.short_side} cannot go together: a crop "
+                "would be enlarged to the short side, and the robot's whole images not; set one of them to null"
+            )
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2^31 - 1")
         if self.method == "flowclas" and self.model.flow.steps == 0:
             raise FlowclasError("method flowclas with model.flow.steps 0 has nothing to train; use method gaussian")

@@ -158,8 +158,8 @@ def _model_config(config: FitConfig) -> Any:
     """The model as configured; the Gaussian baseline is the same with no step and no head."""
     model = config.model
     if config.method == "gaussian":
-        return replace(model, flow=replace(model.flow, steps=0, whitening=True), projection_dim=0)
-    return replace(model, projection_dim=0) if config.loss.contrastive == "none" else model
+        return replace(model, flow=replace(model.flow, steps=0, whitening=True), projection_dim=0, margin_weight=0.0)
+    return replace(model, projection_dim=0, margin_weight=0.0) if config.loss.contrastive == "none" else model
 
 
 def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch.device) -> None:

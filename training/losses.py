@@ -13,6 +13,7 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import FlowCLAS
 
 INLIER, OUTLIER, IGNORE = 0, 1, 255
+OUTLIER_SHARE = 0.25  # of a cell's pixels that make it an outlier
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class LossConfig:
 def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[int, int], stride: int) -> Tensor:
     """Pixel labels reduced to the feature grid.
 
-    A cell is an outlier when at least half of it is, an inlier when none of it is; any other cell, and one that is
-    more than half unlabelled or padding, is ignored.
+    A cell is an outlier when at least a quarter of it is (an object's rim and a thin object count), an inlier when none
+    of it is; any other cell, and one that is more than half unlabelled or padding, is ignored.
 
     Args:
         labels: (B, H, W) uint8, 0 inlier, 1 outlier, 255 ignore.
@@ -69,7 +70,7 @@ def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[in
     outlier, ignored = shares.unbind(dim=1)
     result = torch.full(outlier.shape, IGNORE, dtype=torch.uint8, device=labels.device)
     result[(outlier == 0) & (ignored <= 0.5)] = INLIER
-    result[outlier >= 0.5] = OUTLIER
+    result[outlier >= OUTLIER_SHARE] = OUTLIER
     return result
 
 

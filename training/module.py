@@ -16,11 +16,21 @@ from torch.utils.data import DataLoader
 
 from flowclas_ros.model.flowclas import FlowCLAS
 from flowclas_ros.training.config import FitConfig
-from flowclas_ros.training.data import FitData, Frame, InlierDataset, StepBatches, collate, training_set, validation_set
+from flowclas_ros.training.data import (
+    VALIDATION,
+    FitData,
+    Frame,
+    InlierDataset,
+    StepBatches,
+    collate,
+    training_set,
+    validation_set,
+)
 from flowclas_ros.training.losses import IGNORE, INLIER, flowclas_loss, labels_to_grid
 from flowclas_ros.training.metrics import PixelMetrics
 
 BACKBONE = "model.backbone."
+MARGIN_SCENES = 48  # pasted training scenes that set the direction of the projection margin
 
 
 class FitModule(L.LightningModule):
@@ -35,7 +45,7 @@ class FitModule(L.LightningModule):
         self.model, self.config, self.data = model, config, data
         self.strict_loading = False  # the frozen backbone is left out of the resumable state
         self.metrics = PixelMetrics(streaming=True)
-        self.inlier_nll = (0.0, 0)  # sum and count over the validation's inlier pixels
+        self.inlier_score = (0.0, 0)  # sum and count over the validation's inlier pixels
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -112,7 +122,18 @@ class FitModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
         self.metrics = PixelMetrics(streaming=True)
-        self.inlier_nll = (0.0, 0)
+        self.inlier_score = (0.0, 0)
+        if self.model.config.margin_weight:
+            self.model.fit_margin(self._margin_batches())
+
+    def _margin_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some training scenes, evenly spread, with the same pastes each time: features and labels on the grid."""
+        dataset = training_set(self.config, self.data)
+        size = self.config.data.batch_size
+        chosen = np.unique(np.linspace(0, len(dataset) - 1, MARGIN_SCENES).round().astype(int)).tolist()
+        for first in range(0, len(chosen), size):
+            batch = collate([dataset[(VALIDATION, index)] for index in chosen[first : first + size]])
+            yield grid_features(self.model, batch["image"].to(self.device), batch["label"].to(self.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Collect the scores of the labelled pixels, at image resolution: (B, H, W), nats per dimension."""
@@ -120,18 +141,18 @@ class FitModule(L.LightningModule):
         labels = batch["label"]
         self.metrics.update(scores.cpu().numpy(), labels.cpu().numpy())
         inliers = scores[labels == INLIER]
-        total, count = self.inlier_nll
-        self.inlier_nll = total + float(inliers.double().sum()), count + inliers.numel()
+        total, count = self.inlier_score
+        self.inlier_score = total + float(inliers.double().sum()), count + inliers.numel()
         return {"scores": scores}
 
     def on_validation_epoch_end(self) -> None:
-        """Log AUPRC, FPR95 and the inliers' mean NLL."""
+        """Log AUPRC, FPR95 and the inliers' mean score."""
         result = self.metrics.compute()
-        total, count = self.inlier_nll
+        total, count = self.inlier_score
         self.log("val/auprc", result.auprc, prog_bar=True)
         self.log("val/fpr95", result.fpr95)
         self.log("val/auroc", result.auroc)
-        self.log("val/nll", total / max(count, 1))
+        self.log("val/inlier_score", total / max(count, 1))
 
 
 def _ignore_interrupts(worker: int) -> None:
