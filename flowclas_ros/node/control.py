@@ -60,7 +60,7 @@ class Control:
         try:
             self._controlled.enable(request.data)
             response.success, response.message = True, "looking" if request.data else "paused"
-        except FlowclasError as error:
+        except (FlowclasError, TimeoutError) as error:  # the latter of a device that hangs; raised, it ends the node
             response.message = str(error)
         return response
 

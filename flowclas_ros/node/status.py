@@ -71,7 +71,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Counts:
-    """Frames since activation: received = processed + dropped + in hand (at most 2)."""
+    """Frames since activation: received = processed + dropped + in hand (2, and those held for their depth)."""
 
     received: int = 0
     processed: int = 0
