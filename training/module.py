@@ -96,7 +96,8 @@ class FitModule(L.LightningModule):
         features, labels = grid_features(self.model, batch["image"], batch["label"])
         out_features = out_labels = None
         if "out_image" in batch:
-            out_features, out_labels = grid_features(self.model, batch["out_image"], batch["out_label"])
+            # As they are: they come at their own size, which the scenes' short side has no say in.
+            out_features, out_labels = grid_features(self.model, batch["out_image"], batch["out_label"], resize=False)
         losses = flowclas_loss(self.model, features, labels, out_features, out_labels, self.config.loss)
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "nll"))
@@ -167,19 +168,20 @@ def lr_factor(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
-def grid_features(model: FlowCLAS, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def grid_features(model: FlowCLAS, images: Tensor, labels: Tensor, *, resize: bool = True) -> tuple[Tensor, Tensor]:
     """Features and labels on one grid.
 
     Args:
         model: gives features and stride.
         images: (B, 3, H, W) uint8 RGB.
         labels: (B, H, W) uint8, 0 inlier, 1 outlier, 255 ignore.
+        resize: bring the images to the model's short side first.
 
     Returns:
         (B, C, h, w) and (B, h, w) uint8.
     """
-    features = model.features(images.float() / 255)
-    size = model.working_size(*images.shape[-2:])
+    features = model.features(images.float() / 255, resize=resize)
+    size = model.working_size(*images.shape[-2:]) if resize else (images.shape[-2], images.shape[-1])
     return features, labels_to_grid(labels, size, (features.shape[-2], features.shape[-1]), model.backbone.stride)
 
 

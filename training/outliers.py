@@ -118,7 +118,28 @@ class CutoutFolder:
         return self.origins[index]
 
 
-class MaskedImages:
+class _Photos:
+    """Objects within photos: what a photo and the object's place in it give."""
+
+    def __init__(self) -> None:
+        self._picture = _Cache(self._read)
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The photo (H, W, 3) uint8 RGB, and (H, W) bool: the object."""
+        raise NotImplementedError
+
+    def cutout(self, index: int) -> np.ndarray:
+        """The object alone, RGBA."""
+        image, inside = self._picture(index)
+        return _crop_to_box(np.dstack([image, inside.astype(np.uint8) * 255]))
+
+    def image(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The whole photo; only this object is labelled."""
+        image, inside = self._picture(index)
+        return image, np.where(inside, 1, 255).astype(np.uint8)
+
+
+class MaskedImages(_Photos):
     """Images with a parallel folder of masks; every connected component of a mask is one object.
 
     Raises:
@@ -126,6 +147,7 @@ class MaskedImages:
     """
 
     def __init__(self, images: str | Path, masks: str | Path, group_regex: str | None = None) -> None:
+        super().__init__()
         root, mask_root = Path(images), Path(masks)
         self.objects: list[tuple[Path, Path, int]] = []
         for path in list_images(root):
@@ -135,7 +157,6 @@ class MaskedImages:
         if not self.objects:
             raise FlowclasError(f"masks '{mask_root}' hold no object of at least {MIN_OBJECT_PX} px")
         self.origins = [_origin(path, group_regex) for path, _, _ in self.objects]
-        self._picture = _Cache(self._read)
 
     def __len__(self) -> int:
         return len(self.objects)
@@ -150,21 +171,12 @@ class MaskedImages:
             )
         return image, labels == label
 
-    def cutout(self, index: int) -> np.ndarray:
-        """The component alone, RGBA."""
-        return _cut(*self._picture(index))
-
-    def image(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The whole picture; only this component is labelled."""
-        image, inside = self._picture(index)
-        return image, np.where(inside, 1, 255).astype(np.uint8)
-
     def origin(self, index: int) -> str:
         """The photo by group_regex, else the file."""
         return self.origins[index]
 
 
-class CocoObjects:
+class CocoObjects(_Photos):
     """The objects of a COCO instances json, polygons and run lengths, crowds left out.
 
     Photos that hold any of ``exclude``, or have a side under ``min_side`` px, are left out.
@@ -176,6 +188,7 @@ class CocoObjects:
     def __init__(
         self, coco_json: str | Path, images: str | Path, *, exclude: Sequence[str] = ROAD_CLASSES, min_side: int = 480
     ) -> None:
+        super().__init__()
         self.root, self.json = Path(images), Path(coco_json)
         self.coco = _load_coco(self.json)
         excluded = set(self.coco.getCatIds(catNms=list(exclude)) if exclude else [])
@@ -194,7 +207,6 @@ class CocoObjects:
                 f"'{self.json}' leaves no object: photos with {', '.join(exclude)} or a side under {min_side} px are "
                 "not used; lower outliers.min_side or give another file"
             )
-        self._picture = _Cache(self._read)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -207,15 +219,6 @@ class CocoObjects:
             name = self.coco.imgs[annotation["image_id"]]["file_name"]
             raise FlowclasError(f"'{self.root / name}' is not of the size that '{self.json}' states for it")
         return image, inside
-
-    def cutout(self, index: int) -> np.ndarray:
-        """The object alone, RGBA."""
-        return _cut(*self._picture(index))
-
-    def image(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The whole photo; only this object is labelled."""
-        image, inside = self._picture(index)
-        return image, np.where(inside, 1, 255).astype(np.uint8)
 
     def origin(self, index: int) -> str:
         """The photo's file name."""
@@ -278,10 +281,6 @@ def hold_out(source: OutlierSource, share: float, seed: int) -> tuple[OutlierSou
 def _crop_to_box(rgba: np.ndarray) -> np.ndarray:
     rows, cols = np.flatnonzero(rgba[..., 3].any(1)), np.flatnonzero(rgba[..., 3].any(0))
     return np.ascontiguousarray(rgba[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1])
-
-
-def _cut(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    return _crop_to_box(np.dstack([image, inside.astype(np.uint8) * 255]))
 
 
 def _parallel(path: Path, root: Path, mask_root: Path) -> Path:

@@ -72,10 +72,10 @@ class FlowCLAS(nn.Module):
         return max(1, round(height * factor)), max(1, round(width * factor))
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """Frozen features: RGB in 0..1 (B, 3, H, W) -> (B, C, h, w), float32."""
+    def features(self, images: Tensor, *, resize: bool = True) -> Tensor:
+        """Frozen features: RGB in 0..1 (B, 3, H, W) -> (B, C, h, w), float32; at the short side unless told not to."""
         size = self.working_size(*images.shape[-2:])
-        if size != tuple(images.shape[-2:]):
+        if resize and size != tuple(images.shape[-2:]):
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         return self.backbone(images).float()
 
