@@ -174,6 +174,8 @@ def run(options: argparse.Namespace, start: Start, console: Console) -> None:
         f"checkpoint:={checkpoint}",
         "-p",
         f"device:={options.device}",
+        "-p",
+        "forget_frames:=1",  # the table counts what is seen, not what is held
         *chosen,
     )
     listener = Listener(NAMESPACE, round(options.rate * options.seconds))
