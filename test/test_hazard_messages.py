@@ -26,9 +26,9 @@ from flowclas_ros.node.hazard_messages import (
     hazard_array,
     hazard_cloud,
     hazard_markers,
-    nearest_range,
     rescaled_camera_info,
 )
+from flowclas_ros.node.messages import nearest_range
 
 
 def through_the_wire(message, kind):

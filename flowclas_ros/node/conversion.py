@@ -16,6 +16,8 @@ from flowclas_ros.errors import FlowclasError
 
 # bytes a pixel of the encodings that are read without cv_bridge
 PLAIN_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2, "16UC1": 2, "32FC1": 4}
+
+
 _OUTPUT_DTYPES = {"mono8": np.dtype(np.uint8), "bgr8": np.dtype(np.uint8), "32FC1": np.dtype(np.float32)}
 
 
@@ -94,6 +96,24 @@ def check_layout(message: ImageLike, bytes_per_pixel: int) -> None:
         )
 
 
+def image_fields(pixels: np.ndarray, encoding: str) -> dict[str, Any]:
+    """A sensor_msgs/Image of `pixels` ((H, W) for mono8 and 32FC1, (H, W, 3) for bgr8) but for its header.
+
+    data: (bytes,) uint8, a view where the layout allows it. Raises ValueError for pixels of another type.
+    """
+    if pixels.dtype != _OUTPUT_DTYPES[encoding] or pixels.ndim != (3 if encoding == "bgr8" else 2):
+        raise ValueError(f"{encoding} cannot carry {pixels.dtype} of shape {pixels.shape}")
+    contiguous = np.ascontiguousarray(pixels)
+    return {
+        "height": contiguous.shape[0],
+        "width": contiguous.shape[1],
+        "encoding": encoding,
+        "is_bigendian": int(sys.byteorder == "big"),
+        "step": contiguous.strides[0],
+        "data": contiguous.reshape(-1).view(np.uint8),
+    }
+
+
 def to_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
     """A sensor_msgs/Image of `pixels` ((H, W) for mono8 and 32FC1, (H, W, 3) for bgr8) that carries `header`.
 
@@ -102,20 +122,10 @@ def to_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
     """
     from sensor_msgs.msg import Image  # here, so that reading needs no ROS
 
-    if pixels.dtype != _OUTPUT_DTYPES[encoding] or pixels.ndim != (3 if encoding == "bgr8" else 2):
-        raise ValueError(f"{encoding} cannot carry {pixels.dtype} of shape {pixels.shape}")
-    contiguous = np.ascontiguousarray(pixels)
+    fields = image_fields(pixels, encoding)
     data = array("B")
-    data.frombytes(contiguous.data.cast("B") if contiguous.size else b"")
-    return Image(
-        header=header,
-        height=contiguous.shape[0],
-        width=contiguous.shape[1],
-        encoding=encoding,
-        is_bigendian=int(sys.byteorder == "big"),
-        step=contiguous.strides[0],
-        data=data,
-    )
+    data.frombytes(fields["data"].data)
+    return Image(header=header, **{**fields, "data": data})
 
 
 def _grey_of_float(values: np.ndarray) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Messages of the tracked hazards: HazardArray, PointCloud2, MarkerArray; and CameraInfo for outputs of another size.
 
-The node and the replay build them here, so that both say the same.
+What the array says is in messages.py, which the replay of a recording shares.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from array import array
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from flowclas_ros.detection.tracking import TrackedHazard
 from flowclas_ros.msg import Hazard, HazardArray
+from flowclas_ros.node import messages
 from flowclas_ros.node.depth_image import intrinsics, window
 
 MARKER_LIFETIME = 1.0  # seconds; a detector that dies takes its markers with it
@@ -29,16 +29,12 @@ TEXT_HEIGHT = 0.15  # metres
 SEEN, HELD = (0.90, 0.10, 0.10), (0.95, 0.60, 0.10)  # red; orange when it was not seen in this frame
 _CLOUD_FIELDS = ("x", "y", "z", "score")
 _FLOAT_BYTES = 4
+_KINDS = {kind.__name__: kind for kind in (HazardArray, Hazard, RegionOfInterest, Point, Vector3)}  # of messages.Make
 
 
 def hazard_array(header: Any, hazards: Sequence[TrackedHazard]) -> HazardArray:
     """The hazards with the input image's header."""
-    return HazardArray(header=header, hazards=[_hazard(hazard) for hazard in hazards])
-
-
-def nearest_range(hazards: Sequence[TrackedHazard]) -> float:
-    """Metres to the nearest point of any hazard; NaN when none has a place."""
-    return min((h.location.nearest_range for h in hazards if h.location is not None), default=math.nan)
+    return messages.hazard_array(header, hazards, lambda kind, **fields: _KINDS[kind](**fields))
 
 
 def hazard_cloud(header: Any, hazards: Sequence[TrackedHazard], depth_reason: str = "") -> PointCloud2 | None:
@@ -105,27 +101,6 @@ def rescaled_camera_info(info: CameraInfo, header: Any, width: int, height: int)
     p[3], p[7] = p[3] * sx, p[7] * sy  # -f * baseline of a stereo pair
     scaled.k, scaled.p = k, p
     return scaled
-
-
-def _hazard(hazard: TrackedHazard) -> Hazard:
-    x, y, width, height = hazard.region.bbox
-    location = hazard.location
-    position, size = (location.position, location.size) if location else ((math.nan,) * 3, (math.nan,) * 3)
-    return Hazard(
-        id=hazard.id,
-        frames_missed=hazard.missed,
-        bbox=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
-        area=hazard.region.area,
-        centroid_x=hazard.region.centroid[0],
-        centroid_y=hazard.region.centroid[1],
-        peak_score=hazard.region.peak,
-        mean_score=hazard.region.mean,
-        has_position=location is not None,
-        position=Point(x=position[0], y=position[1], z=position[2]),
-        size=Vector3(x=size[0], y=size[1], z=size[2]),
-        nearest_range=location.nearest_range if location else math.nan,
-        position_frames_missed=hazard.location_missed,
-    )
 
 
 def _box_and_text(header: Any, hazard: TrackedHazard, location: Any) -> list:

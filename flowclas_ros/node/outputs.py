@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
@@ -14,6 +13,7 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import DetectorState, HazardArray
 from flowclas_ros.node.conversion import to_message
 from flowclas_ros.node.hazard_messages import hazard_array, hazard_cloud, hazard_markers, rescaled_camera_info
+from flowclas_ros.node.messages import heat_pixels, mask_pixels, output_size, overlay_pixels, scaled
 from flowclas_ros.node.quality import Heard, output_qos, overridden, publisher_events
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Outputs:
 
     def mask(self, header: Any, mask: np.ndarray, scale: float) -> None:
         """A frame's mask (H, W) bool, which is known first."""
-        self._publish("mask", lambda: to_message(_mask(mask, scale), "mono8", header))
+        self._publish("mask", lambda: to_message(mask_pixels(mask, scale), "mono8", header))
 
     def frame(self, header: Any, image: np.ndarray, finding: Finding, scale: float, camera_info: Any = None) -> None:
         """The rest of a frame's messages, each with the input's header, the most urgent first.
@@ -69,9 +69,9 @@ class Outputs:
             reason = "no depth" if finding.located is None else finding.located.reason
             self._publish("points", lambda: hazard_cloud(header, finding.hazards, reason))
             self._publish("markers", lambda: hazard_markers(header, finding.hazards))
-        self._publish("heatmap", lambda: to_message(_eight_bit(scaled(finding.heat, scale)), "mono8", header))
+        self._publish("heatmap", lambda: to_message(heat_pixels(finding.heat, scale), "mono8", header))
         self._publish("score", lambda: to_message(scaled(finding.judged.score, scale), "32FC1", header))
-        self._publish("overlay", lambda: to_message(scaled(_overlay_bgr(image, finding), scale), "bgr8", header))
+        self._publish("overlay", lambda: to_message(overlay_pixels(image, finding, scale), "bgr8", header))
         if scale != 1 and camera_info is not None:
             size = output_size(image.shape[1], image.shape[0], scale)
             self._publish("camera_info", lambda: _camera_info(camera_info, header, size))
@@ -86,36 +86,6 @@ class Outputs:
             message = build()
             if message is not None:
                 publisher.publish(message)
-
-
-def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
-    """(H, W[, C]) at `scale` in 0..1, each pixel the mean of those that it stands for."""
-    if scale == 1:
-        return pixels
-    size = output_size(pixels.shape[1], pixels.shape[0], scale)
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-
-
-def output_size(width: int, height: int, scale: float) -> tuple[int, int]:
-    """Width and height of the output images, pixels."""
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _mask(mask: np.ndarray, scale: float) -> np.ndarray:
-    """0 or 255; an output pixel is set when any pixel that it stands for is: what is small must not vanish."""
-    whole = mask.view(np.uint8) * np.uint8(255)
-    return whole if scale == 1 else (scaled(whole.astype(np.float32), scale) > 0).view(np.uint8) * np.uint8(255)
-
-
-def _eight_bit(heat: np.ndarray) -> np.ndarray:
-    """Heat (H, W) float32 in 0..1 to (H, W) uint8."""
-    return np.rint(heat * np.float32(255)).astype(np.uint8)
-
-
-def _overlay_bgr(image: np.ndarray, finding: Finding) -> np.ndarray:
-    from flowclas_ros.detection.overlay import overlay  # brings OpenCV's drawing, for those who look alone
-
-    return np.ascontiguousarray(overlay(image, finding)[..., ::-1])
 
 
 def _camera_info(info: Any, header: Any, size: tuple[int, int]) -> CameraInfo | None:

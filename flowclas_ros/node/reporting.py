@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from flowclas_ros.msg import DetectorState
+from flowclas_ros.node.messages import state_fields
 from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.status import Counts, Level, Scene, Status
 
@@ -91,22 +91,9 @@ class Reporter:
 
 def state_message(level: Level, text: str, status: Status, detector: Detector) -> DetectorState:
     """The state as a message: header and scene values are those of the newest frame that was searched."""
-    scene, counts = status.scene, status.counts
-    message = DetectorState(
-        level=int(level), message=text, nearest_range=math.nan, latency=math.nan, model_time=math.nan
-    )
-    if scene is not None:
-        message.header = scene.header
-        message.anomalous_share, message.peak_score = scene.anomalous_share, scene.peak_score
-        message.hazard_count, message.nearest_range = scene.hazards, scene.nearest_range
-        message.latency, message.model_time = scene.latency, scene.model_time
-    message.threshold = float(detector.threshold)
-    message.false_alarm_rate = math.nan if detector.false_alarm_rate is None else float(detector.false_alarm_rate)
-    message.threshold_guaranteed = bool(detector.guaranteed)
-    message.checkpoint_name = str(detector.header.get("name", ""))
-    message.checkpoint_sha256 = str(detector.header.get("sha256", ""))
-    message.frames_received, message.frames_processed = counts.received, counts.processed
-    message.frames_dropped = counts.dropped
+    message = DetectorState(**state_fields(level, text, status, detector))
+    if status.scene is not None:
+        message.header = status.scene.header
     return message
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from flowclas_ros.node.conversion import decode, to_rgb
 from flowclas_ros.node.depth_image import locate_hazards
 from flowclas_ros.node.depth_sync import SyncedFrame
-from flowclas_ros.node.hazard_messages import nearest_range
 from flowclas_ros.node.inputs import Inputs
+from flowclas_ros.node.messages import nearest_range
 from flowclas_ros.node.outputs import Outputs
 from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.reporting import Reporter
