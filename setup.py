@@ -48,7 +48,7 @@ setup(
     packages=find_packages(
         include=["flowclas_ros", "flowclas_ros.*"], exclude=["flowclas_ros.msg", "flowclas_ros.srv"]
     ),
-    package_data={"flowclas_ros": ["config/*", "config/**/*.yaml"]},
+    package_data={"flowclas_ros": ["config/*", "config/**/*.yaml", "msg_definitions/*.msg"]},
     entry_points={"console_scripts": ["flowclas = flowclas_ros.cli:main"]},
     install_requires=[
         "torch>=2.11",
@@ -70,7 +70,7 @@ setup(
             "matplotlib>=3.9",
             "PyYAML>=6.0",
         ],
-        "bags": ["rosbags>=0.10.9"],
+        "bags": ["rosbags>=0.10.9", "matplotlib>=3.9", "PyYAML>=6.0"],
         "ros": [wheel + ON_LINUX_X86_64 for wheel in ROS_WHEELS],
         "dev": [
             "pytest>=8.3",

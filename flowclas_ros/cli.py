@@ -1,4 +1,4 @@
-"""The command `flowclas`: fit, evaluate, predict, demo. Each imports what it needs only when it runs."""
+"""The command `flowclas`: fit, evaluate, predict, replay, demo. Each imports what it needs only when it runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ _HANDED_ON = {
 _OWN = {
     "evaluate": ("flowclas_ros.training.evaluate", "AUPRC, AUROC and FPR95 on labelled images"),
     "predict": ("flowclas_ros.replay.predict", "score, heat, mask and overlay of an image, folder, video or bag"),
+    "replay": ("flowclas_ros.replay.replay", "recorded bags to an annotated bag, metrics, a report and a verdict"),
 }
 
 

@@ -90,6 +90,22 @@ class PixelMetrics:
         figures = self._from_histogram(counts) if self.streaming else self._from_scores()
         return PixelResult(*figures, self._images, normal + anomaly, anomaly, self._ignored)
 
+    def curves(self, points: int = 400) -> dict[str, list[float]]:
+        """recall, precision and false_positive_rate at about `points` falling thresholds, each at a step of the recall.
+
+        For plots. Of streaming=True only; raises FlowclasError as `compute` does.
+        """
+        self.compute()  # raises
+        normal, anomaly = self._histogram.counts[:, ::-1]
+        false, true = np.cumsum(normal), np.cumsum(anomaly)
+        used = np.flatnonzero(anomaly)
+        used = used[np.unique(np.linspace(0, used.size - 1, points).astype(int))]
+        return {
+            "recall": (true[used] / true[-1]).tolist(),
+            "precision": (true[used] / (true[used] + false[used])).tolist(),
+            "false_positive_rate": (false[used] / false[-1]).tolist(),
+        }
+
     def _from_scores(self) -> tuple[float, float, float]:
         normal, anomaly = (np.concatenate(kept) for kept in self._kept)
         # Precision and recall change only at the score of an anomaly pixel, so sorting the two classes apart gives

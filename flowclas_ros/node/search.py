@@ -15,6 +15,7 @@ from flowclas_ros.node.parameters import Settings
 
 if TYPE_CHECKING:
     from flowclas_ros.detection.detector import Detector
+    from flowclas_ros.detection.interpreter import Rules
     from flowclas_ros.node.stream import Frame
 
 WARM_UP_SIZE = (480, 640)  # height, width in pixels: most cameras' default
@@ -151,3 +152,17 @@ def reason_of(error: BaseException) -> str:
 def nanoseconds(stamp: Any) -> int:
     """A builtin_interfaces/Time as an integer."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def rules(settings: Settings) -> Rules:
+    """The settings that say what a hazard is."""
+    from flowclas_ros.detection.interpreter import Rules
+
+    return Rules(
+        min_area=settings.min_area,
+        hysteresis=settings.hysteresis,
+        region_of_interest=settings.region_of_interest,
+        smoothing=settings.smoothing,
+        confirm_frames=settings.confirm_frames,
+        forget_frames=settings.forget_frames,
+    )

@@ -16,7 +16,7 @@ from flowclas_ros.node.messages import nearest_range
 from flowclas_ros.node.outputs import Outputs
 from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.reporting import Reporter
-from flowclas_ros.node.search import nanoseconds, reason_of
+from flowclas_ros.node.search import nanoseconds, reason_of, rules
 from flowclas_ros.node.self_mask import SelfMask
 from flowclas_ros.node.status import Scene, Status
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flowclas_ros.detection.detector import Detector
-    from flowclas_ros.detection.interpreter import Rules
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,17 +187,3 @@ class Stream:
         they are by receipt, and a detector that drops them would be blind for good.
         """
         return (self._node.get_clock().now().nanoseconds - stamp) * 1e-9 if stamp else float("nan")
-
-
-def rules(settings: Settings) -> Rules:
-    """The settings that say what a hazard is."""
-    from flowclas_ros.detection.interpreter import Rules
-
-    return Rules(
-        min_area=settings.min_area,
-        hysteresis=settings.hysteresis,
-        region_of_interest=settings.region_of_interest,
-        smoothing=settings.smoothing,
-        confirm_frames=settings.confirm_frames,
-        forget_frames=settings.forget_frames,
-    )

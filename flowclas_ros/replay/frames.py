@@ -67,8 +67,8 @@ def count_frames(source: str | Path, topic: str | None = None) -> int | None:
     """How many frames `iter_frames` will meet, broken ones included; None where nobody knows before the end."""
     path = Path(source)
     if is_bag(path):
-        with _open_bag(path) as reader:
-            return sum(connection.msgcount for connection in _image_connections(reader, path, topic))
+        with open_bag(path) as reader:
+            return sum(connection.msgcount for connection in image_connections(reader, path, topic))
     if path.is_dir():
         return len(list_images(path))
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -122,9 +122,9 @@ def _video_frames(path: Path) -> Iterator[Frame]:
 
 
 def _bag_frames(path: Path, topic: str | None, skip: OnError) -> Iterator[Frame]:
-    with _open_bag(path) as reader:
-        connections = _image_connections(reader, path, topic)
-        for index, (connection, bag_ns, raw) in enumerate(_messages(reader, path, connections)):
+    with open_bag(path) as reader:
+        connections = image_connections(reader, path, topic)
+        for index, (connection, bag_ns, raw) in enumerate(messages(reader, path, connections)):
             try:
                 message: Any = reader.deserialize(raw, connection.msgtype)
                 image = _message_image(message, connection.msgtype)
@@ -135,7 +135,8 @@ def _bag_frames(path: Path, topic: str | None, skip: OnError) -> Iterator[Frame]
             yield Frame(stamp_ns or bag_ns, f"{index:06d}_{stamp_ns or bag_ns}", image)
 
 
-def _messages(reader: AnyReader, path: Path, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+def messages(reader: AnyReader, path: Path, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+    """(connection, time of recording in ns, raw message) of an open bag. Raises FlowclasError when it breaks off."""
     try:
         yield from reader.messages(connections=connections)
     except Exception as error:  # a file cut short shows here, after its last whole message
@@ -152,7 +153,8 @@ def _message_image(message: Any, msgtype: str) -> npt.NDArray[np.uint8]:
 
 
 @contextlib.contextmanager
-def _open_bag(path: Path) -> Iterator[AnyReader]:
+def open_bag(path: Path) -> Iterator[AnyReader]:
+    """A reader on the bag. Raises FlowclasError when it cannot be opened."""
     try:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
@@ -172,7 +174,8 @@ def _open_bag(path: Path) -> Iterator[AnyReader]:
         reader.close()
 
 
-def _image_connections(reader: AnyReader, path: Path, topic: str | None) -> list[Connection]:
+def image_connections(reader: AnyReader, path: Path, topic: str | None) -> list[Connection]:
+    """Those of the one image topic, or of the one that is chosen. Raises FlowclasError listing what there is."""
     images = [connection for connection in reader.connections if connection.msgtype in IMAGE_TYPES]
     topics = sorted({connection.topic for connection in images})
     if not topics:

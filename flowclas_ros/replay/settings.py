@@ -1,0 +1,67 @@
+"""The node's parameters for a replay: its YAML file, and the few that are often tried on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.parameters import TABLE, Settings, changed, contradiction
+
+
+def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say what a hazard is."""
+    parser.add_argument("--params", type=Path, help="the node's parameter file (YAML), for the same hazards as live")
+    parser.add_argument("--false-alarm-rate", type=float, help="share of normal pixels that may be flagged")
+    parser.add_argument("--threshold", type=float, help="nats per dimension; overrules the false-alarm rate")
+    parser.add_argument("--min-area", type=int, help="smallest hazard in pixels")
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """The file's, overruled by the command line's. Raises FlowclasError for values that the node would refuse."""
+    values: dict[str, Any] = {} if arguments.params is None else _of_file(arguments.params)
+    values.update(checkpoint=str(arguments.checkpoint), device=arguments.device, precision=arguments.precision)
+    if arguments.backbone_weights is not None:
+        values["backbone_weights"] = str(arguments.backbone_weights)
+    for name in ("false_alarm_rate", "threshold", "min_area"):
+        given = getattr(arguments, name)
+        if given is not None:
+            values[name] = given
+    settings = changed(Settings(), values)
+    problem = contradiction(settings) or _out_of_bounds(settings)
+    if problem:
+        raise FlowclasError(problem)
+    if settings.self_mask == "topic":
+        raise FlowclasError("self_mask 'topic' is for the live node: give the replay the path of a mask image")
+    return settings
+
+
+def _out_of_bounds(settings: Settings) -> str:
+    for name, entry in TABLE.items():
+        bounds, value = entry.metadata["bounds"], getattr(settings, name)
+        if bounds and not bounds[0] <= value <= bounds[1]:
+            return f"{name} {value} is not within {bounds[0]} to {bounds[1]}"
+    return ""
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    """Every node's ros__parameters in the file that are the detector's. Raises FlowclasError."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FlowclasError(f"parameter file {path} cannot be read: {' '.join(str(error).split())}") from error
+    blocks = content.values() if isinstance(content, dict) else ()
+    found = [block["ros__parameters"] for block in blocks if isinstance(block, dict) and "ros__parameters" in block]
+    if len(found) != 1 or not isinstance(found[0], dict):
+        raise FlowclasError(f"parameter file {path} must hold one node with ros__parameters, as config/detector.yaml")
+    values = {name: value for name, value in found[0].items() if name in TABLE}
+    for name, value in values.items():
+        default = TABLE[name].default
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            values[name] = float(value)
+        elif not isinstance(value, list if isinstance(default, tuple) else type(default)):
+            raise FlowclasError(f"parameter file {path}: {name} is {value!r}, where {default!r} is of the right kind")
+    return values

@@ -1,0 +1,102 @@
+"""What is remembered of a replay's frames: a CSV row each, five numbers each, small pictures of the strangest."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from array import array
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from flowclas_ros.detection.interpreter import Finding
+from flowclas_ros.detection.overlay import overlay
+from flowclas_ros.replay.recording import Recorded
+
+COLUMNS = ("index", "stamp_ns", "level", "peak", "share", "hazards", "hazard_ids", "latency_ms", "error")
+_SHOWN = 12  # frames on the contact sheet
+_APART = 2_000_000_000  # nanoseconds between two of them, so that one event does not fill the sheet
+_TILE = 480  # pixels wide
+_NAMED = 100  # broken frames listed one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A frame for the contact sheet. picture: (h, w, 3) uint8 RGB."""
+
+    index: int
+    stamp_ns: int
+    peak: float
+    hazards: int
+    picture: npt.NDArray[np.uint8]
+
+
+class Tally:
+    """Figures of one bag; memory grows by 40 bytes a frame and by nothing else."""
+
+    def __init__(self, file: TextIO):
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows.writerow(COLUMNS)
+        self.stamps, self.hazards = array("q"), array("q")
+        self.peaks, self.shares, self.latencies = array("d"), array("d"), array("d")
+        self.broken: list[dict[str, Any]] = []
+        self.broken_count = 0
+        self.shown: list[Shown] = []
+        self._largest_id = self._hazard_frames = 0
+
+    def frame(self, recorded: Recorded, finding: Finding, level: str, latency: float) -> None:
+        """A frame that was searched. latency: seconds from the message to its finding."""
+        judged, ids = finding.judged, [hazard.id for hazard in finding.hazards]
+        row = (f"{judged.peak:.6g}", f"{judged.anomalous_share:.6g}", len(ids), " ".join(map(str, ids)))
+        self._rows.writerow((recorded.index, recorded.stamp_ns, level, *row, f"{latency * 1e3:.3f}", ""))
+        self.stamps.append(recorded.stamp_ns)
+        self.hazards.append(len(ids))
+        self.peaks.append(judged.peak)
+        self.shares.append(judged.anomalous_share)
+        self.latencies.append(latency)
+        self._hazard_frames += bool(ids)
+        self._largest_id = max([self._largest_id, *ids])
+        self._show(recorded, finding)
+
+    def failed(self, recorded: Recorded, reason: str) -> None:
+        """A frame that was not."""
+        reason = " ".join(reason.split())
+        self._rows.writerow((recorded.index, recorded.stamp_ns, "FAULT", "", "", "", "", "", reason))
+        self.broken_count += 1
+        if len(self.broken) < _NAMED:
+            self.broken.append({"index": recorded.index, "stamp_ns": recorded.stamp_ns, "error": reason})
+
+    def figures(self) -> dict[str, Any]:
+        """Figures by name; at least one frame must have been searched."""
+        latencies = np.frombuffer(self.latencies) * 1e3
+        percentiles = {f"latency_p{p}_ms": float(np.percentile(latencies, p)) for p in (50, 90, 99)}
+        return {
+            "frames": len(self.stamps),
+            "broken_frames": self.broken_count,
+            "hazard_frames": self._hazard_frames,
+            "hazards": self._largest_id,
+            "peak_max": max(self.peaks),
+            "anomalous_share_mean": statistics.fmean(self.shares),
+            "latency_mean_ms": float(latencies.mean()),
+            **percentiles,
+            "latency_max_ms": float(latencies.max()),
+        }
+
+    def _show(self, recorded: Recorded, finding: Finding) -> None:
+        """Keep the highest peaks, of frames near each other in time the higher."""
+        peak, stamp = finding.judged.peak, recorded.stamp_ns
+        near = [shown for shown in self.shown if abs(shown.stamp_ns - stamp) < _APART]
+        if any(shown.peak >= peak for shown in near):
+            return
+        rest = [shown for shown in self.shown if shown not in near]
+        if len(rest) >= _SHOWN and min(shown.peak for shown in rest) >= peak:
+            return
+        image = recorded.image
+        assert image is not None  # it was searched
+        height = max(1, round(image.shape[0] * _TILE / image.shape[1]))
+        picture = cv2.resize(overlay(image, finding), (_TILE, height), interpolation=cv2.INTER_AREA)
+        new = Shown(int(recorded.index or 0), stamp, peak, len(finding.hazards), np.asarray(picture, dtype=np.uint8))
+        self.shown = sorted([*rest, new], key=lambda shown: -shown.peak)[:_SHOWN]

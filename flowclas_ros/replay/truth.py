@@ -1,0 +1,218 @@
+"""Ground truth beside a recording: masks by folder or topic, and what the frames are worth against them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from flowclas_ros.detection.detector import Detector
+from flowclas_ros.detection.images import list_images, read_mask
+from flowclas_ros.detection.interpreter import Finding
+from flowclas_ros.detection.regions import find_regions
+from flowclas_ros.detection.tracking import HazardTracker
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.replay.frames import messages
+from flowclas_ros.replay.recording import Recorded, header_ns
+from flowclas_ros.training.metrics import PixelMetrics
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
+
+Mask = npt.NDArray[np.uint8]  # (H, W): 0 normal, 1 anomaly, 255 ignored
+_STAMP_DIGITS = (
+    10  # from so many digits on (a second and later), a number in a file name is a stamp in ns, else an index
+)
+_LARGE = 400  # pixels from which an object of the ground truth counts as one to be found
+
+
+class Masks(Protocol):
+    """Where the masks come from. unused: masks so far that belong to no frame."""
+
+    def of(self, recorded: Recorded) -> Mask | None:
+        """The frame's mask, None where there is none. Raises FlowclasError for one that cannot be used."""
+        ...
+
+    def unused(self) -> int:
+        """Masks that no frame asked for."""
+        ...
+
+
+class MaskFolder:
+    """Files whose name holds the frame's stamp in nanoseconds, or else its index in the topic (first number 0).
+
+    `000012.png`, `frame_12.png`: index 12. `1700000000000000000.png`, `000012_1700000000000000000.png`: the stamp, of at least 10 digits (padded by zeros).
+    Raises FlowclasError for names without a number, and for two masks of one frame.
+    """
+
+    def __init__(self, folder: Path):
+        self._files: dict[tuple[str, int], Path] = {}
+        self._used: set[tuple[str, int]] = set()
+        for path in list_images(folder):
+            numbers = re.findall(r"\d+", path.stem)
+            if not numbers:
+                raise FlowclasError(f"mask {path} has no number in its name: name it by the frame's index or stamp")
+            stamps = [int(number) for number in numbers if len(number) >= _STAMP_DIGITS]
+            key = ("stamp", stamps[-1]) if stamps else ("index", int(numbers[-1]))
+            if key in self._files:
+                raise FlowclasError(
+                    f"masks {self._files[key]} and {path} both belong to the frame of {key[0]} {key[1]}"
+                )
+            self._files[key] = path
+
+    def of(self, recorded: Recorded) -> Mask | None:
+        """By stamp, else by index."""
+        for key in (("stamp", recorded.stamp_ns), ("index", int(recorded.index or 0))):
+            if key in self._files:
+                self._used.add(key)
+                return read_mask(self._files[key], size_of=recorded.image, image_name=f"frame {recorded.index}")
+        return None
+
+    def unused(self) -> int:
+        """Files that no frame asked for."""
+        return len(self._files) - len(self._used)
+
+
+class MaskTopic:
+    """mono8 images in the bag with the stamps of their frames, read along with them: 0 normal, 1 anomaly, 255 ignored.
+
+    reader: one of its own on the same bag.
+    """
+
+    def __init__(self, reader: AnyReader, path: Path, topic: str):
+        self._connections = [c for c in reader.connections if c.topic == topic]
+        if not self._connections or any(c.msgtype != "sensor_msgs/msg/Image" for c in self._connections):
+            images = sorted({c.topic for c in reader.connections if c.msgtype == "sensor_msgs/msg/Image"})
+            raise FlowclasError(f"bag {path} has no mask topic {topic}; its raw images: {', '.join(images) or 'none'}")
+        self._topic = topic
+        self._reader = reader
+        self._masks: Iterator[tuple[int, Any]] = self._read(path)
+        self._next: tuple[int, Any] | None = None
+        self._unused = 0
+
+    def of(self, recorded: Recorded) -> Mask | None:
+        """The mask of the same stamp."""
+        wanted = recorded.stamp_ns
+        self._next = self._next or next(self._masks, None)
+        while self._next is not None and self._next[0] < wanted:
+            self._unused += 1
+            self._next = next(self._masks, None)
+        if self._next is None or self._next[0] != wanted:
+            return None
+        (_, message), self._next = self._next, None
+        return self._pixels(message, recorded)
+
+    def unused(self) -> int:
+        """Masks that no frame asked for; the rest of the topic is read for it."""
+        self._unused += sum(1 for _ in self._masks) + (self._next is not None)
+        self._next = None
+        return self._unused
+
+    def _read(self, path: Path) -> Iterator[tuple[int, Any]]:
+        for connection, bag_ns, raw in messages(self._reader, path, self._connections):
+            message = self._reader.deserialize(raw, connection.msgtype)
+            yield header_ns(message) or bag_ns, message
+
+    def _pixels(self, message: Any, recorded: Recorded) -> Mask:
+        image = recorded.image
+        if message.encoding not in ("mono8", "8UC1") or len(message.data) < message.step * message.height:
+            raise FlowclasError(f"mask on {self._topic} at {recorded.stamp_ns} is no whole mono8 image")
+        pixels: Mask = np.ndarray(
+            (message.height, message.width), np.uint8, message.data, strides=(message.step, 1)
+        ).copy()
+        if image is not None and pixels.shape != image.shape[:2]:
+            raise FlowclasError(f"mask on {self._topic} at {recorded.stamp_ns} has another size than its frame")
+        if not np.isin(pixels, (0, 1, 255)).all():
+            raise FlowclasError(f"mask on {self._topic} at {recorded.stamp_ns} holds values besides 0, 1, 255")
+        return pixels
+
+
+class Judgement:
+    """Frames against their masks, in constant memory."""
+
+    def __init__(self, detector: Detector):
+        self._detector = detector
+        self.pixels = PixelMetrics(streaming=True)
+        self.frames = 0
+        self._normal = self._flagged = self._episodes = 0
+        self._in_episode = False
+        self._span: tuple[int, int] | None = None
+        self._objects = HazardTracker(1, 3)
+        self._waits: dict[int, list[int | None]] = {}  # object: [frame it came into view at full size, found after]
+
+    def add(self, mask: Mask, finding: Finding, stamp_ns: int) -> None:
+        """A frame's finding against its mask."""
+        judged = finding.judged
+        self.pixels.update(judged.score, mask)
+        normal = mask == 0
+        if judged.searched is not None:
+            normal &= judged.searched
+        self._normal += int(np.count_nonzero(normal))
+        self._flagged += int(np.count_nonzero(normal & judged.mask))
+        false = any(not hazard.missed and _is_false(hazard.region.bbox, finding, mask) for hazard in finding.hazards)
+        self._episodes += false and not self._in_episode
+        self._in_episode = false
+        self._span = (stamp_ns if self._span is None else self._span[0], stamp_ns)
+        self._watch(mask, finding, stamp_ns)
+        self.frames += 1
+
+    def figures(self) -> dict[str, Any]:
+        """Figures by name, None for one that these masks cannot give."""
+        found = [wait[1] for wait in self._waits.values() if wait[1] is not None]
+        figures: dict[str, Any] = {
+            "labelled_frames": self.frames,
+            "false_alarm_rate_observed": self._flagged / self._normal if self._normal else None,
+            "false_alarm_episodes": self._episodes,
+            "false_alarm_episodes_per_minute": None,
+            "objects": len(self._waits),
+            "objects_missed": len(self._waits) - len(found),
+            "detection_frames_max": max(found, default=None),
+            "auprc": None,
+            "auroc": None,
+            "fpr95": None,
+        }
+        minutes = 0.0 if self._span is None else (self._span[1] - self._span[0]) / 60e9
+        if minutes > 0:
+            figures["false_alarm_episodes_per_minute"] = self._episodes / minutes
+        try:
+            result = self.pixels.compute().to_dict()
+        except FlowclasError as error:
+            figures["pixels_note"] = str(error)
+        else:
+            figures.update({name: result[name] for name in ("auprc", "auroc", "fpr95", "pixels", "anomaly_pixels")})
+        return figures
+
+    def _watch(self, mask: Mask, finding: Finding, stamp_ns: int) -> None:
+        """Objects of the truth from frame to frame by their boxes, and in how many frames each is first touched."""
+        truth = mask == 1
+        regions = find_regions(truth, finding.judged.score, _LARGE) if truth.any() else []
+        for seen in self._objects.update(regions, None, stamp_ns):
+            if seen.missed:
+                continue
+            wait = self._waits.setdefault(seen.id, [self.frames, None])
+            if wait[1] is None and _touched(seen.region.bbox, finding, truth):
+                wait[1] = self.frames - int(wait[0] or 0)
+
+
+def _is_false(bbox: tuple[int, int, int, int], finding: Finding, mask: Mask) -> bool:
+    """Whether none of the flagged pixels in the box is an anomaly or ignored."""
+    x, y, width, height = bbox
+    box = (slice(y, y + height), slice(x, x + width))
+    return not bool((finding.judged.mask[box] & (mask[box] != 0)).any())
+
+
+def _touched(bbox: tuple[int, int, int, int], finding: Finding, truth: npt.NDArray[np.bool_]) -> bool:
+    """Whether a listed hazard of this frame holds a pixel of the object in the box."""
+    x, y, width, height = bbox
+    own = np.zeros_like(truth)
+    box = (slice(y, y + height), slice(x, x + width))
+    own[box] = truth[box] & finding.judged.mask[box]
+    for hazard in finding.hazards:
+        left, top, across, down = hazard.region.bbox
+        if not hazard.missed and own[top : top + down, left : left + across].any():
+            return True
+    return False

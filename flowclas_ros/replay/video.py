@@ -1,0 +1,48 @@
+"""The overlays as an mp4, which plays anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from flowclas_ros.detection.interpreter import Finding
+from flowclas_ros.detection.overlay import overlay
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.replay.recording import Recorded, Recording
+
+
+class OverlayVideo:
+    """A context manager. Frames have the bag's mean rate and the size of the first; others are scaled to it."""
+
+    def __init__(self, path: Path, recording: Recording):
+        self._path = path
+        self._rate = min(max(recording.count / recording.seconds if recording.seconds > 0 else 10.0, 1.0), 120.0)
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> OverlayVideo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    def add(self, recorded: Recorded, finding: Finding) -> None:
+        """A frame. Raises FlowclasError when this OpenCV cannot write mp4."""
+        assert recorded.image is not None
+        picture = np.ascontiguousarray(overlay(recorded.image, finding)[..., ::-1])
+        if self._writer is None:
+            self._size = (picture.shape[1], picture.shape[0])
+            self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._rate, self._size)
+            if not self._writer.isOpened():
+                raise FlowclasError(
+                    "this OpenCV cannot write mp4: leave --video out, or install opencv-python-headless"
+                )
+        if (picture.shape[1], picture.shape[0]) != self._size:
+            picture = np.asarray(cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        self._writer.write(picture)
