@@ -45,7 +45,8 @@ class Masks(Protocol):
 class MaskFolder:
     """Files whose name holds the frame's stamp in nanoseconds, or else its index in the topic (first number 0).
 
-    `000012.png`, `frame_12.png`: index 12. `1700000000000000000.png`, `000012_1700000000000000000.png`: the stamp, of at least 10 digits (padded by zeros).
+    `000012.png`, `frame_12.png`: index 12. `1700000000000000000.png`, `000012_1700000000000000000.png`: the stamp, of
+    at least 10 digits (padded by zeros).
     Raises FlowclasError for names without a number, and for two masks of one frame.
     """
 
