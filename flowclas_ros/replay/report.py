@@ -81,6 +81,7 @@ def _cards(figures: Mapping[str, Any]) -> str:
         "auprc": "AUPRC",
         "auroc": "AUROC",
         "fpr95": "FPR95",
+        "false_alarm_rate_asked": "asked-for false-alarm rate",
         "false_alarm_rate_observed": "observed false-alarm rate",
         "objects_missed": "objects missed",
     }
@@ -169,7 +170,7 @@ def _curves(curves: Mapping[str, Sequence[float]], figures: Mapping[str, Any]) -
     figure, (left, right) = _axes(2, 3.8)
     left.plot(curves["recall"], curves["precision"], color=_SCORE)
     left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"AUPRC {figures['auprc']:.3f}")
-    right.plot([0, *curves["false_positive_rate"]], [0, *curves["recall"]], color=_SCORE)
+    right.plot([0, *curves["false_positive_rate"], 1], [0, *curves["recall"], 1], color=_SCORE)
     right.set(xlabel="false-positive rate", ylabel="recall", xlim=(0, 1), ylim=(0, 1.02))
     right.set_title(f"AUROC {figures['auroc']:.3f}, FPR95 {figures['fpr95']:.3f}")
     return _png(figure)

@@ -125,7 +125,7 @@ def run_pass(
     """The whole bag; annotated bag, table and video go to `folder`. Raises FlowclasError when it cannot be read."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(folder / TABLE, "w", newline=""))
-        tally = Tally(file)
+        tally = Tally(file, recording.seconds)
         masks = _masks(job, recording, stack)
         one = Pass(detector, settings, tally, masks)
         bag = stack.enter_context(annotated_bag(folder / ANNOTATED, recording, job.outputs))

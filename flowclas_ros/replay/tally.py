@@ -18,7 +18,7 @@ from flowclas_ros.replay.recording import Recorded
 
 COLUMNS = ("index", "stamp_ns", "level", "peak", "share", "hazards", "hazard_ids", "latency_ms", "error")
 _SHOWN = 12  # frames on the contact sheet
-_APART = 2_000_000_000  # nanoseconds between two of them, so that one event does not fill the sheet
+_APART = 2.0  # seconds between two of them at most, so that one event does not fill the sheet
 _TILE = 480  # pixels wide
 _NAMED = 100  # broken frames listed one by one
 
@@ -35,9 +35,10 @@ class Shown:
 
 
 class Tally:
-    """Figures of one bag; memory grows by 40 bytes a frame and by nothing else."""
+    """Figures of one bag of `seconds`; memory grows by 40 bytes a frame and by nothing else."""
 
-    def __init__(self, file: TextIO):
+    def __init__(self, file: TextIO, seconds: float):
+        self._apart = min(_APART, seconds / (2 * _SHOWN)) * 1e9
         self._rows = csv.writer(file, lineterminator="\n")
         self._rows.writerow(COLUMNS)
         self.stamps, self.hazards = array("q"), array("q")
@@ -88,7 +89,7 @@ class Tally:
     def _show(self, recorded: Recorded, finding: Finding) -> None:
         """Keep the highest peaks, of frames near each other in time the higher."""
         peak, stamp = finding.judged.peak, recorded.stamp_ns
-        near = [shown for shown in self.shown if abs(shown.stamp_ns - stamp) < _APART]
+        near = [shown for shown in self.shown if abs(shown.stamp_ns - stamp) < self._apart]
         if any(shown.peak >= peak for shown in near):
             return
         rest = [shown for shown in self.shown if shown not in near]

@@ -166,6 +166,7 @@ class Judgement:
         found = [wait[1] for wait in self._waits.values() if wait[1] is not None]
         figures: dict[str, Any] = {
             "labelled_frames": self.frames,
+            "false_alarm_rate_asked": self._detector.false_alarm_rate,
             "false_alarm_rate_observed": self._flagged / self._normal if self._normal else None,
             "false_alarm_episodes": self._episodes,
             "false_alarm_episodes_per_minute": None,
