@@ -1,6 +1,7 @@
 """What every test shares: the kit, and a ROS 2 environment of the run's own."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 from flowclas_ros.node.environment import settings_for_large_images
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A background job of a non-interactive shell, as CI may be one, has SIGINT ignored, and so would every process that a
+# test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before anything imports rclpy, and inherited by the processes that tests start. Domain and range are not the
 # user's to choose: a test must never reach a robot.
