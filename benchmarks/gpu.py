@@ -133,7 +133,7 @@ def fit_in_two_precisions(device: torch.device, epochs: int) -> list[dict[str, A
         scene_block=10,
         outliers=OutlierConfig(cutouts=str(kit / "coco_cutouts" / "train"), group_regex=r"_(\d{12})_"),
         batch_size=16,
-        workers=8,
+        workers=min(8, os.cpu_count() or 1),
     )
     rows: list[dict[str, Any]] = []
     for precision in ("fp32", "bf16"):
