@@ -201,7 +201,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path,
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(images.os, "replace", fail)
+    monkeypatch.setattr("flowclas_ros.files.os.replace", fail)
     expected = FlowclasError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected, match=r"a\.json: No space left" if isinstance(failure, OSError) else None):
         images.write_json(path, {})

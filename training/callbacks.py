@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from flowclas_ros.detection.overlay import heat_image
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.files import replacing
 from flowclas_ros.training.module import BACKBONE
 
 LAST, BEST = "last.ckpt", "best.safetensors"
@@ -36,24 +36,20 @@ class Interrupted(Exception):
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that becomes ``path`` when the block ends well, and vanishes otherwise.
+    """``files.replacing`` for what a fit writes, with the failures of torch and safetensors told as one line.
 
     Raises:
         FlowclasError: the operating system refuses the write; the text names the path and the reason.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            yield temporary
+            temporary.chmod(0o644)
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise FlowclasError(f"'{path}' could not be written: {reason}; make room or choose another output") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class FitProgress(RichProgressBar):

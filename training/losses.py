@@ -11,8 +11,8 @@ from torch import Tensor
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import FlowCLAS
+from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, OUTLIER
 
-INLIER, OUTLIER, IGNORE = 0, 1, 255
 OUTLIER_SHARE = 0.25  # of a cell's pixels that make it an outlier
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.files import replacing
 
 # Pillow rather than OpenCV reads: OpenCV fills the missing part of a truncated JPEG with grey and reports success.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -119,19 +118,12 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     system's reason, such as a full disk.
     """
     path = Path(path)
-    # Named before it exists, so that Ctrl-C at no moment leaves it behind.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             file.write(data)
-        os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
         raise FlowclasError(f"cannot write {path}: {reason}; free the disk or choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):  # there is none after the rename, nor where the folder cannot be made
-            temporary.unlink()
 
 
 def _encode(suffix: str, image: npt.NDArray[Any], options: list[int]) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.files import replacing
 from flowclas_ros.model.backbone import BackboneConfig
 from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
@@ -79,17 +78,12 @@ def save_checkpoint(
         for name, value in model.state_dict().items()
         if embed_backbone or not name.startswith(_BACKBONE)
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     try:
-        safetensors.torch.save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header)})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header)})
+            temporary.chmod(0o644)
     except safetensors.SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(f"'{path}' could not be written: {error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def load_checkpoint(
