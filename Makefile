@@ -33,10 +33,14 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_TOP_PAD_ ?= 67108864
 
-.PHONY: demo test lint types messages clean
+.PHONY: demo samples test lint types messages clean
 
 demo: messages
 	@$(VENV)/bin/flowclas demo
+
+# Needs the kit (FLOWCLAS_KIT) and about an hour.
+samples: messages
+	@$(RUN) tools/build_samples.py
 
 test: messages
 	@$(RUN) -m pytest

@@ -48,7 +48,7 @@ setup(
     packages=find_packages(
         include=["flowclas_ros", "flowclas_ros.*"], exclude=["flowclas_ros.msg", "flowclas_ros.srv"]
     ),
-    package_data={"flowclas_ros": ["config/*", "config/**/*.yaml", "msg_definitions/*.msg"]},
+    package_data={"flowclas_ros": ["config/*", "config/**/*.yaml", "msg_definitions/*.msg", "samples/*"]},
     entry_points={"console_scripts": ["flowclas = flowclas_ros.cli:main"]},
     install_requires=[
         "torch>=2.11",

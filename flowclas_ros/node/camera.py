@@ -1,7 +1,8 @@
 """`python -m flowclas_ros.node.camera`: a camera for a machine that has none.
 
-Publishes the frames of a bag, folder, video or image, or the demo's drawn road, as sensor_msgs/Image (rgb8) on `image`
-at a steady rate, stamped when sent. Prints one JSON line at the end: {"sent": frames, "seconds": duration}.
+Publishes the frames of a bag, folder, video or image as sensor_msgs/Image (rgb8) on `image` at a steady rate, stamped
+when sent, and with --mask-topic a bag's ground truth (mono8) on `ground_truth` with the same stamp. Prints one JSON
+line at the end: {"sent": frames, "seconds": duration}.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import time
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import rclpy
@@ -20,39 +22,48 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.replay.frames import iter_frames, open_bag
+from flowclas_ros.replay.recording import open_recording
+from flowclas_ros.replay.truth import MaskTopic
 
 PATIENCE = 180.0  # seconds to wait for the listeners: a detector may be loading a large checkpoint
-AHEAD = 200  # frames drawn before the stream starts: drawing beside the detector would take its processor time
+
+# A picture (H, W, 3) uint8 RGB, and what is true of it (H, W) uint8, None where nobody knows
+Pictures = Iterator[tuple[np.ndarray, np.ndarray | None]]
 
 
-def frames(source: str, rate: float, count: int, seed: int) -> Iterator[np.ndarray]:
-    """At most `count` pictures (H, W, 3) uint8 RGB; a source that ends sooner starts anew."""
-    if source:
-        from flowclas_ros.replay.frames import iter_frames
-
-        again = (frame.image for _ in itertools.count() for frame in iter_frames(source))
-        yield from itertools.islice(again, count)
-        return
-    from flowclas_ros.node.demo_scenes import drive
-
-    drawn = itertools.islice(drive(seed, rate), count)
-    yield from list(itertools.islice(drawn, AHEAD))
-    yield from drawn
+def frames(source: str, mask_topic: str) -> Pictures:
+    """The source's pictures, over and over."""
+    while True:
+        yield from _labelled(Path(source), mask_topic) if mask_topic else ((f.image, None) for f in iter_frames(source))
 
 
-def to_image(pixels: np.ndarray) -> Image:
-    """An rgb8 message of (H, W, 3) uint8, without a header yet."""
+def _labelled(bag: Path, mask_topic: str) -> Pictures:
+    with open_recording(bag, None) as recording, open_bag(bag) as reader:
+        masks = MaskTopic(reader, bag, mask_topic)
+        for recorded in recording.read():
+            if recorded.image is not None:
+                yield recorded.image, masks.of(recorded)
+
+
+def to_image(pixels: np.ndarray, header: Header) -> Image:
+    """An rgb8 or mono8 message of (H, W, 3) or (H, W) uint8."""
     data = array("B")
     data.frombytes(np.ascontiguousarray(pixels).data.cast("B"))
-    return Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1], data=data)
+    height, width, *channels = pixels.shape
+    encoding, step = ("rgb8", 3 * width) if channels else ("mono8", width)
+    return Image(header=header, height=height, width=width, encoding=encoding, step=step, data=data)
 
 
-def stream(node: Node, pictures: Iterator[np.ndarray], rate: float, listeners: int, frame_id: str) -> dict[str, float]:
+def stream(node: Node, pictures: Pictures, rate: float, listeners: int, frame_id: str) -> dict[str, float]:
     """Publish at `rate` frames a second once `listeners` have subscribed. Raises FlowclasError when they do not."""
     # reliable serves any listener; depth 1 as a camera's newest frame is the one that counts
-    publisher = node.create_publisher(Image, "image", QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE))
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+    publisher = node.create_publisher(Image, "image", qos)
+    truth_publisher = node.create_publisher(Image, "ground_truth", qos)
     first = next(pictures, None)
     if first is None:
         raise FlowclasError("the source holds no frame")
@@ -66,14 +77,14 @@ def stream(node: Node, pictures: Iterator[np.ndarray], rate: float, listeners: i
             )
         rclpy.spin_once(node, timeout_sec=0.05)
     start, sent = time.monotonic(), 0
-    for picture in itertools.chain([first], pictures):
-        message = to_image(picture)
+    for picture, truth in itertools.chain([first], pictures):
         time.sleep(max(0.0, start + sent / rate - time.monotonic()))
         if not node.context.ok():
             break
-        message.header.frame_id = frame_id
-        message.header.stamp = node.get_clock().now().to_msg()
-        publisher.publish(message)
+        header = Header(frame_id=frame_id, stamp=node.get_clock().now().to_msg())
+        publisher.publish(to_image(picture, header))
+        if truth is not None:
+            truth_publisher.publish(to_image(truth, header))
         sent += 1
     return {"sent": sent, "seconds": time.monotonic() - start}
 
@@ -81,11 +92,11 @@ def stream(node: Node, pictures: Iterator[np.ndarray], rate: float, listeners: i
 def main(arguments: list[str] | None = None) -> int:
     """Run until the frames are sent. Returns the exit status: 2 with one line on stderr for what went wrong."""
     parser = argparse.ArgumentParser(prog="flowclas camera", description=__doc__)
-    parser.add_argument("--source", default="", help="bag, folder, video or image; without: the demo's drawn road")
+    parser.add_argument("--source", required=True, help="bag, folder, video or image; begun anew when it ends")
+    parser.add_argument("--mask-topic", default="", help="of a bag: mono8 masks with the stamps of their frames")
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long")
     parser.add_argument("--listeners", type=int, default=1, help="subscribers to wait for")
-    parser.add_argument("--seed", type=int, default=1000, help="which road is drawn")
     parser.add_argument("--frame-id", default="camera")
     argv = rclpy.utilities.remove_ros_args(args=sys.argv if arguments is None else ["camera", *arguments])
     options = parser.parse_args(argv[1:])
@@ -93,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     node = rclpy.create_node("camera")
     try:
         count = max(1, round(options.rate * options.seconds))
-        pictures = frames(options.source, options.rate, count, options.seed)
+        pictures = itertools.islice(frames(options.source, options.mask_topic), count)
         print(json.dumps(stream(node, pictures, options.rate, options.listeners, options.frame_id)), flush=True)
     except FlowclasError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """`flowclas demo`: camera, detector and listener as processes of one real ROS 2 graph, then a table and pictures.
 
-Without a checkpoint a small one is fitted first, on roads that the demo draws. Everything runs under the namespace
-/flowclas_demo, on this machine alone unless the environment says otherwise, so that no robot takes it for a camera.
+Without arguments the samples that ship are played, one after the other, with their ground truth beside; each is then
+replayed to a report. Everything runs under the namespace /flowclas_demo, on this machine alone unless the environment
+says otherwise, so that no robot takes it for a camera.
 """
 
 from __future__ import annotations
@@ -11,28 +12,39 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import urllib.parse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flowclas_ros import samples
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.demo_processes import Start, lines, processes
 from flowclas_ros.node.environment import settings_for_large_images
 
+if TYPE_CHECKING:
+    from flowclas_ros.node.demo_report import Outcome
+
 NAMESPACE = "/flowclas_demo"
-FALSE_ALARM_RATE = 0.0005  # share of the pixels of normal scenes, for the checkpoint fitted here
-MIN_AREA = 150  # pixels
 START_TIMEOUT = 180.0  # seconds: importing torch and loading a large checkpoint on a busy machine
 LAST_FRAMES = 10.0  # seconds for what is under way when the camera stops
-GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 PATIENCE = 60.0  # seconds that the stream may last beyond its length
+
+
+@dataclass(frozen=True)
+class Act:
+    """What is played with what. mask_topic: the bag's ground truth, or nothing. folder: for pictures and logs."""
+
+    name: str
+    source: Path
+    checkpoint: Path
+    mask_topic: str
+    folder: Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,19 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"the demo needs ROS 2, and '{module}' is not to be had: run `make demo`, or source a "
                 "ROS 2 workspace in which flowclas_ros is built"
             )
-    if options.source and not Path(options.source).exists():
-        raise FlowclasError(f"source '{options.source}' does not exist: give a bag, a folder of images or a video")
-    if options.checkpoint and not Path(options.checkpoint).is_file():
-        raise FlowclasError(f"checkpoint '{options.checkpoint}' does not exist: leave it out to fit one on drawn roads")
-    options.output.mkdir(parents=True, exist_ok=True)
+    acts = plan(options)
+    for act in acts:
+        act.folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.update(settings_for_large_images(os.environ))
     # three processes share the cores: idle OpenMP threads must not spin on them
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with processes(options.output) as start:
-            run(options, start, Console())
+        run(options, acts, Console())
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
@@ -68,149 +77,109 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="flowclas demo",
         description="A detector in a real ROS 2 graph on a camera stream; ends by itself with a table and pictures.",
     )
-    parser.add_argument("--checkpoint", help="checkpoint to detect with; without: a small one is fitted on drawn roads")
-    parser.add_argument("--source", help="bag, folder of images, video or image; without: a drawn road")
+    parser.add_argument("--checkpoint", type=Path, help="to detect with; without: the sample's own")
+    parser.add_argument("--source", type=Path, help="bag, folder of images, video or image; without: the samples")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for pictures and logs")
-    parser.add_argument("--seconds", type=_positive, default=20.0, help="length of the stream")
+    parser.add_argument("--seconds", type=_positive, default=20.0, help="length of a stream")
     parser.add_argument("--rate", type=_positive, default=10.0, help="frames a second")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     return parser.parse_args(argv)
 
 
-class Start:
-    """Starts the demo's processes; each logs to a file of its own in the output folder."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self.running: list[subprocess.Popen] = []
-        self.logs: dict[int, Path] = {}
-
-    def __call__(self, name: str, *arguments: str, pipe: bool = False, **environment: str) -> subprocess.Popen:
-        """Start `python -m flowclas_ros.node.<name> <arguments>`; `pipe`: its stdout is read by the caller."""
-        log = self._folder / f"{name}.log"
-        with open(log, "wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"flowclas_ros.node.{name}", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if pipe else file,
-                stderr=file,
-                text=True,
-                env={**os.environ, **environment},
-            )
-        self.running.append(process)
-        self.logs[process.pid] = log
-        return process
-
-    def check(self, process: subprocess.Popen, name: str) -> None:
-        """Raise FlowclasError when the process has ended with an error."""
-        if process.poll():
-            raise self.failure(process, f"the {name} ended with status {process.returncode}")
-
-    def failure(self, process: subprocess.Popen, what: str) -> FlowclasError:
-        """One line: what happened, the process's last words, where its log is."""
-        log = self.logs[process.pid]
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        reason = lines[-1].split("]: ")[-1].removeprefix("error: ") if lines else "it said nothing"
-        return FlowclasError(f"{what}: {reason} (log: {log})")
+def plan(options: argparse.Namespace) -> list[Act]:
+    """What is to be played. Raises FlowclasError for paths that do not exist."""
+    source, checkpoint, output = options.source, options.checkpoint, options.output
+    if source is not None and not source.exists():
+        raise FlowclasError(f"source '{source}' does not exist: give a bag, a folder of images or a video")
+    if checkpoint is not None and not checkpoint.is_file():
+        raise FlowclasError(f"checkpoint '{checkpoint}' does not exist: leave it out for the samples' own")
+    if source is not None:
+        if checkpoint is None:
+            raise FlowclasError("--source needs --checkpoint, fitted on the source's world (`flowclas fit`)")
+        return [Act(source.stem, source, checkpoint, "", output)]
+    found = [samples.sample(domain) for domain in samples.DOMAINS]
+    topic = samples.MASK_TOPIC
+    return [Act(one.domain, one.bag, checkpoint or one.checkpoint, topic, output / one.domain) for one in found]
 
 
-@contextmanager
-def processes(folder: Path) -> Iterator[Start]:
-    """A starter whose processes have all ended when the block does, however it ends."""
-    start = Start(folder)
-    try:
-        yield start
-    finally:
-        stop(start.running)
-
-
-def stop(running: list[subprocess.Popen]) -> None:
-    """SIGTERM, and SIGKILL for those that have not ended after GRACE seconds."""
-    for process in running:
-        if process.poll() is None:
-            process.terminate()
-    for process in running:
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def run(options: argparse.Namespace, start: Start, console: Console) -> None:
-    """Fit if need be, stream, report."""
+def run(options: argparse.Namespace, acts: list[Act], console: Console) -> None:
+    """Play and replay every act; table and pictures."""
     from flowclas_ros.node import demo_report
+
+    outcomes, figures = {}, {}
+    for act in acts:
+        console.print(f"[bold]{act.name}[/bold]: {act.source.name}, checkpoint {act.checkpoint.name}")
+        outcomes[act.name] = play(options, act, console)
+        if act.mask_topic:
+            figures[act.name] = replay(options, act, console)
+    console.print(demo_report.table(outcomes, figures))
+    for act in acts:
+        for path in demo_report.write_pictures(outcomes[act.name], act.folder):
+            console.print(f"wrote {path}", highlight=False)
+    for act in acts:
+        if act.mask_topic:
+            console.print(f"open {(act.folder / 'replay' / 'report.html').resolve()}", highlight=False, soft_wrap=True)
+
+
+def play(options: argparse.Namespace, act: Act, console: Console) -> Outcome:
+    """Stream the act's source into a live detector; what came of it."""
     from flowclas_ros.node.demo_listener import Listener
+    from flowclas_ros.node.demo_report import Outcome
 
-    # the road is drawn ahead while the checkpoint is made or loaded
-    checkpoint = options.checkpoint or fit(options, start, console)
-    rate, seconds = str(options.rate), str(options.seconds)
-    source = ["--source", options.source] if options.source else []
-    camera = start(
-        "camera",
-        "--rate",
-        rate,
-        "--seconds",
-        seconds,
-        "--listeners",
-        "2",
-        *source,
-        "--ros-args",
-        "-r",
-        f"__ns:={NAMESPACE}",
-        pipe=True,
-    )
-    chosen = (
-        [] if options.checkpoint else ["-p", f"false_alarm_rate:={FALSE_ALARM_RATE}", "-p", f"min_area:={MIN_AREA}"]
-    )
-    detector = start(
-        "detector_node",
-        "--ros-args",
-        "-r",
-        f"__ns:={NAMESPACE}",
-        "-p",
-        f"checkpoint:={checkpoint}",
-        "-p",
-        f"device:={options.device}",
-        "-p",
-        "forget_frames:=1",  # the table counts what is seen, not what is held
-        *chosen,
-    )
     listener = Listener(NAMESPACE, round(options.rate * options.seconds))
-    try:
-        console.print("starting the detector ...")
-        if not listener.start_detector(lambda: start.check(detector, "detector"), START_TIMEOUT):
-            raise start.failure(detector, "the detector refused")
-        sent = watch(listener, camera, detector, start, options, console)
-        state = listener.last_state
-    finally:
-        listener.close()
-    if state is None or not state.frames_processed:
-        raise start.failure(detector, f"of {sent} frames none was processed")
-    outcome = demo_report.Outcome(
-        listener.frames, sent, state.frames_received, state.frames_processed, state.frames_dropped
-    )
-    console.print(demo_report.table(outcome))
-    for path in demo_report.write_pictures(outcome, options.output):
-        console.print(f"wrote {path}")
+    with processes() as start:
+        camera = start("node.camera", *_camera_arguments(options, act), log=act.folder / "camera.log", pipe=True)
+        detector = start("node.detector_node", *_detector_arguments(options, act), log=act.folder / "detector_node.log")
+        try:
+            console.print("starting the detector ...")
+            if not listener.start_detector(lambda: start.check(detector, "detector"), START_TIMEOUT):
+                raise start.failure(detector, "the detector refused")
+            sent = watch(listener, camera, detector, start, options, console)
+            state = listener.last_state
+        finally:
+            listener.close()
+        if state is None or not state.frames_processed:
+            raise start.failure(detector, f"of {sent} frames none was processed")
+    return Outcome(listener.frames, sent, state.frames_received, state.frames_processed, state.frames_dropped)
 
 
-def fit(options: argparse.Namespace, start: Start, console: Console) -> Path:
-    """A checkpoint fitted on drawn roads, in the output folder."""
-    checkpoint: Path = options.output / "demo.safetensors"
-    console.print("no checkpoint given: fitting a small one on drawn roads, about a minute")
-    process = start("demo_fit", str(checkpoint), pipe=True, **({} if hub_reachable() else {"HF_HUB_OFFLINE": "1"}))
-    for line in _lines(process.stdout):
-        console.print(f"  {line}", highlight=False)
-    process.wait()
-    start.check(process, "fit")
-    console.print(f"  wrote {checkpoint} (use it again with --checkpoint)", highlight=False)
-    return checkpoint
+def _camera_arguments(options: argparse.Namespace, act: Act) -> list[str]:
+    stream = ["--source", str(act.source), "--rate", str(options.rate), "--seconds", str(options.seconds)]
+    truth = ["--mask-topic", act.mask_topic] if act.mask_topic else []
+    return [*stream, *truth, "--listeners", "2", "--ros-args", "-r", f"__ns:={NAMESPACE}"]
 
 
-def watch(listener, camera, detector, start: Start, options: argparse.Namespace, console: Console) -> int:  # type: ignore[no-untyped-def]
+def _detector_arguments(options: argparse.Namespace, act: Act) -> list[str]:
+    parameters = {
+        "checkpoint": act.checkpoint,
+        "device": options.device,
+        "forget_frames": 1,  # the table counts what is seen, not what is held
+    }
+    chosen = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
+    return ["--ros-args", "-r", f"__ns:={NAMESPACE}", *chosen]
+
+
+def replay(options: argparse.Namespace, act: Act, console: Console) -> dict[str, Any]:
+    """`flowclas replay` of the act's bag against its ground truth; its figures."""
+    output = act.folder / "replay"
+    arguments = [str(act.source), "--checkpoint", str(act.checkpoint), "--mask-topic", act.mask_topic]
+    arguments += ["--output", str(output), "--device", options.device, "--overwrite"]
+    with processes() as start, console.status("replaying the bag against its ground truth ..."):
+        process = start("cli", "replay", *arguments, log=act.folder / "replay.log")
+        process.wait()
+        start.check(process, "replay")
+    figures: dict[str, Any] = json.loads((output / "metrics.json").read_text())["figures"]
+    return figures
+
+
+def watch(
+    listener: Any,
+    camera: subprocess.Popen,
+    detector: subprocess.Popen,
+    start: Start,
+    options: argparse.Namespace,
+    console: Console,
+) -> int:
     """Listen until the camera has sent its frames and the last of them are through; the number sent."""
     expected = round(options.rate * options.seconds)
     columns = (
@@ -235,7 +204,7 @@ def watch(listener, camera, detector, start: Start, options: argparse.Namespace,
             lambda: camera.poll() is not None, look, options.seconds + START_TIMEOUT + PATIENCE, "the stream"
         )
         look()
-        sent = int(json.loads(list(_lines(camera.stdout))[-1])["sent"])
+        sent = int(json.loads(list(lines(camera.stdout))[-1])["sent"])
 
         def through() -> bool:
             state = listener.last_state
@@ -246,24 +215,6 @@ def watch(listener, camera, detector, start: Start, options: argparse.Namespace,
         except FlowclasError:
             start.check(detector, "detector")  # else a frame is stuck: the table shows it as missing
     return sent
-
-
-def hub_reachable() -> bool:
-    """Whether a name look-up and a connection to timm's hub succeed: its own retries take most of a minute."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    address = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
-
-
-def _lines(stream: IO[str] | None) -> Iterator[str]:
-    for line in stream or ():
-        if line.strip():
-            yield line.strip()
 
 
 def _there(module: str) -> bool:

@@ -21,7 +21,7 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import DetectorState
 from flowclas_ros.node.conversion import to_rgb
 
-SHOWN = ("image", "heatmap", "overlay")
+SHOWN = ("image", "ground_truth", "heatmap", "overlay")
 KEPT = 48  # frames held for the pictures, evenly spread; each takes some 3 MB at VGA size
 
 
@@ -31,7 +31,7 @@ class Frame:
 
     latency: float | None = None
     state: Any = None
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)  # of SHOWN, (H, W, 3) uint8 RGB
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)  # of SHOWN, (H, W, 3) uint8 RGB; the truth if any
 
 
 class Listener:
@@ -51,7 +51,8 @@ class Listener:
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._node.create_subscription(DetectorState, "detector/state", self._on_state, qos)
         self._node.create_subscription(Image, "detector/mask", self._on_mask, qos)
-        for name, topic in (("image", "image"), ("heatmap", "detector/heatmap"), ("overlay", "detector/overlay")):
+        for name in SHOWN:
+            topic = name if name in ("image", "ground_truth") else f"detector/{name}"
             self._node.create_subscription(Image, topic, functools.partial(self._show, name), qos)
 
     def close(self) -> None:

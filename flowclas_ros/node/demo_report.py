@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from flowclas_ros.node.demo_listener import Frame
 
 SHEET_ROWS = 6
+TRUTH = (255, 120, 0)  # RGB
 INK, SIGNAL, QUIET = "#1f2933", "#d9480f", "#3b7dd8"
 
 
@@ -40,26 +42,47 @@ class Outcome:
         return np.array([latency for latency in found if latency is not None])
 
 
-def table(outcome: Outcome) -> Table:
-    """The figures as a rich table."""
-    result = Table(title="flowclas demo", title_justify="left", show_header=False)
+def table(outcomes: Mapping[str, Outcome], figures: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What was played, side by side; figures: of the replay against ground truth, where there is one."""
+    result = Table(title="flowclas demo", title_justify="left")
     result.add_column()
-    result.add_column(justify="right")
-    lost = outcome.sent - outcome.received
-    hazardous = [f.state for f in outcome.frames.values() if f.state is not None and f.state.level == Level.HAZARD]
-    result.add_row("frames sent", str(outcome.sent))
-    result.add_row("frames processed", str(outcome.processed))
-    result.add_row("frames dropped", f"{outcome.dropped}" + (f" (and {lost} lost on the way)" if lost > 0 else ""))
-    for name, share in (("median", 50), ("99th percentile", 99)):
-        value = float(np.percentile(outcome.latencies, share)) if outcome.latencies.size else math.nan
-        result.add_row(f"latency from stamp to mask, {name}", f"{value * 1000:.0f} ms")
-    total = sum(state.hazard_count for state in hazardous)
-    result.add_row("hazards seen", f"{total} in {len(hazardous)} frames")
+    for name in outcomes:
+        result.add_column(name, justify="right")
+    columns = [{**_live(outcome), **_judged(figures.get(name))} for name, outcome in outcomes.items()]
+    for row in columns[0]:
+        result.add_row(row, *[column.get(row, "") for column in columns])
     return result
 
 
+def _live(outcome: Outcome) -> dict[str, str]:
+    lost = outcome.sent - outcome.received
+    hazardous = [f.state for f in outcome.frames.values() if f.state is not None and f.state.level == Level.HAZARD]
+    rows = {
+        "frames sent": str(outcome.sent),
+        "frames processed": str(outcome.processed),
+        "frames dropped": f"{outcome.dropped}" + (f" (and {lost} lost on the way)" if lost > 0 else ""),
+    }
+    for name, share in (("median", 50), ("99th percentile", 99)):
+        value = float(np.percentile(outcome.latencies, share)) if outcome.latencies.size else math.nan
+        rows[f"latency from stamp to mask, {name}"] = f"{value * 1000:.0f} ms"
+    total = sum(state.hazard_count for state in hazardous)
+    return {**rows, "hazards seen": f"{total} in {len(hazardous)} frames"}
+
+
+def _judged(figures: Mapping[str, Any] | None) -> dict[str, str]:
+    """The rows that need ground truth."""
+    if figures is None:
+        return {}
+    auprc, fpr95, objects = figures["auprc"], figures["fpr95"], figures["objects"]
+    return {
+        "replay: AUPRC, FPR95": f"{auprc:.3f}, {fpr95:.3f}" if auprc is not None else "no anomaly",
+        "replay: objects found": f"{objects - figures['objects_missed']} of {objects}",
+        "replay: frames until found, at most": str(figures["detection_frames_max"]),
+    }
+
+
 def write_pictures(outcome: Outcome, folder: Path) -> list[Path]:
-    """The contact sheet (camera, heat, overlay of a few frames) and the latency plot; the paths written."""
+    """The contact sheet (camera, truth, heat, overlay of a few frames) and the latency plot; the paths written."""
     written = []
     rows = []
     for stamp, frame in chosen(outcome.frames):
@@ -70,6 +93,7 @@ def write_pictures(outcome: Outcome, folder: Path) -> list[Path]:
         rows.append(
             [
                 ("camera", frame.pictures["image"]),
+                *_truth(frame),
                 ("heat", heat_image(frame.pictures["heatmap"][..., 0].astype(np.float32) / np.float32(255))),
                 (label, frame.pictures["overlay"]),
             ]
@@ -83,12 +107,21 @@ def write_pictures(outcome: Outcome, folder: Path) -> list[Path]:
     return written
 
 
+def _truth(frame: Frame) -> list[tuple[str, np.ndarray]]:
+    """The ground truth as a tile, none where nobody knows it."""
+    if "ground_truth" not in frame.pictures:
+        return []
+    dim = frame.pictures["image"] // 3
+    dim[frame.pictures["ground_truth"][..., 0] == 1] = TRUTH
+    return [("ground truth", dim)]
+
+
 def chosen(frames: dict[int, Frame]) -> list[tuple[int, Frame]]:
     """Frames for the sheet: of each of SHEET_ROWS equal parts of the stream the one with the highest score."""
     whole = [
         (stamp, frame)
         for stamp, frame in sorted(frames.items())
-        if len(frame.pictures) == 3 and frame.state is not None
+        if frame.pictures.keys() >= {"image", "heatmap", "overlay"} and frame.state is not None
     ]
     parts = np.array_split(np.arange(len(whole)), min(SHEET_ROWS, len(whole))) if whole else []
     return [max((whole[index] for index in part), key=lambda item: item[1].state.peak_score) for part in parts]

@@ -1,0 +1,143 @@
+"""Make all that ships in flowclas_ros/samples anew: render, distil, fit, write bags. An hour on two cores.
+
+    FLOWCLAS_KIT=../shared/kit python tools/build_samples.py [--work DIR] [STEP ...]
+
+The steps, in order: render, distill, fit, bags, install. What a step has finished it does not do again; a changed
+configuration therefore wants that step's results deleted. Needs the extras training, bags and sim, and the kit's
+MobileNetV2 as the teacher. Nothing real goes into what ships but the teacher's knowledge (Apache-2.0) and, as objects
+to paste, photographed cut-outs under CC BY or without known restrictions: share-alike ones are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from flowclas_ros import samples  # noqa: E402
+from flowclas_ros.detection.images import write_png  # noqa: E402
+from flowclas_ros.files import replacing  # noqa: E402
+from flowclas_ros.progress import progress_bar  # noqa: E402
+from flowclas_ros.training import scenes  # noqa: E402
+
+SIZE = (320, 240)  # pixels of the frames fitted on: width, height
+FRAMES, EVERY = 8, 2.5  # of a scene, and seconds from one to the next: 20 seconds in all
+FIT_SEEDS = range(0, 60)
+VAL_SEEDS = range(1000, 1024)  # chosen and calibrated on
+BAG_SEED = 2000  # from here on seeds are for tests: benchmarks/samples.py takes those after it
+CUTOUTS = 120  # rendered objects of the kinds "fit", in each domain
+BAG_FRAMES, BAG_FPS = 200, 10.0
+FREE = ("Attribution License", "No known copyright restrictions", "United States Government Work")
+
+
+def render(work: Path, kit: Path) -> None:
+    """Frames of many scenes with nothing foreign in them, and foreign things alone."""
+    for domain in samples.DOMAINS:
+        for split, seeds in (("fit", FIT_SEEDS), ("val", VAL_SEEDS)):
+            with progress_bar(f"{domain}, {split}", len(seeds), "scenes") as advance:
+                for seed in seeds:
+                    _scene(domain, seed, work / domain / split)
+                    advance()
+        folder = work / "cutouts" / domain
+        if not folder.is_dir():
+            for number, rgba in enumerate(scenes.cutouts(domain, FIT_SEEDS[0], CUTOUTS, kinds="fit")):
+                _write_rgba(folder / f"{domain}{number:03d}.png", rgba)
+    _photographed(work / "cutouts" / "photographed", kit / "coco_cutouts")
+
+
+def _scene(domain: str, seed: int, folder: Path) -> None:
+    width, height = SIZE
+    if (folder / f"s{seed:04d}_{FRAMES - 1:03d}.png").is_file():
+        return
+    film = scenes.render(domain, seed, frames=FRAMES, width=width, height=height, fps=1 / EVERY, anomalies="none")
+    for number, frame in enumerate(film):
+        write_png(folder / f"s{seed:04d}_{number:03d}.png", frame.image)
+
+
+def _write_rgba(path: Path, rgba: object) -> None:
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(rgba).save(temporary, format="PNG")  # type: ignore[arg-type]
+
+
+def _photographed(folder: Path, kit: Path) -> None:
+    """The kit's cut-outs whose licence asks for no more than to be named."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(kit / "manifest.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["split"] == "train" and row["licence"] in FREE:
+                shutil.copy(kit / row["file"], folder)
+
+
+def distill(work: Path, kit: Path) -> None:
+    """The backbone."""
+    if not (work / "student.safetensors").is_file():
+        _flowclas("distill", "--config", "config/training/sample_backbone.yaml", work=work, kit=kit)
+
+
+def fit(work: Path, kit: Path) -> None:
+    """A checkpoint of each domain."""
+    for domain in samples.DOMAINS:
+        run = work / domain / "run"
+        if not (run / "model.safetensors").is_file():
+            resume = ["--resume"] if (run / "last.ckpt").is_file() else []
+            _flowclas("fit", "--config", f"config/training/sample_{domain}.yaml", *resume, work=work, kit=kit)
+
+
+def bags(work: Path, kit: Path) -> None:
+    """A bag of each domain, of a seed and of kinds of objects that nothing was fitted on."""
+    for domain in samples.DOMAINS:
+        bag = work / f"{domain}.mcap"
+        if not bag.is_file():
+            length = ["--seconds", str(BAG_FRAMES / BAG_FPS), "--fps", str(BAG_FPS)]
+            scene = ["--scene", domain, "--seed", str(BAG_SEED), "--anomalies", "test"]
+            _flowclas("simulate", *scene, *length, "--output", str(bag), work=work, kit=kit)
+
+
+def install(work: Path, kit: Path) -> None:
+    """Into the package."""
+    for domain in samples.DOMAINS:
+        for source, name in ((work / domain / "run" / "model.safetensors", f"{domain}.safetensors"),
+                             (work / f"{domain}.mcap", f"{domain}.mcap")):  # fmt: skip
+            with replacing(samples.FOLDER / name) as temporary:
+                shutil.copy(source, temporary)
+            print(f"{samples.FOLDER / name}: {source.stat().st_size / 1e6:.1f} MB")
+
+
+def _flowclas(*arguments: str, work: Path, kit: Path) -> None:
+    environment = {**os.environ, "FLOWCLAS_KIT": str(kit), "SAMPLES": str(work), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "flowclas_ros.cli", *arguments], cwd=ROOT, env=environment, check=True)
+
+
+STEPS = {step.__name__: step for step in (render, distill, fit, bags, install)}
+
+
+def main() -> None:
+    """Do the steps asked for, by default all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "samples", help="for what lies between")
+    arguments = parser.parse_args()
+    unknown = set(arguments.steps) - set(STEPS)
+    if unknown:
+        parser.error(f"no step {', '.join(sorted(unknown))}; there are: {', '.join(STEPS)}")
+    kit = Path(os.environ.get("FLOWCLAS_KIT") or ROOT.parent / "shared" / "kit").resolve()
+    if not (kit / "README.md").is_file():
+        sys.exit(f"error: no kit at {kit}: set FLOWCLAS_KIT")
+    try:
+        for step in arguments.steps or STEPS:
+            STEPS[step](arguments.work.resolve(), kit)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: `{' '.join(error.cmd[2:])}` ended with status {error.returncode}")
+
+
+if __name__ == "__main__":
+    main()
