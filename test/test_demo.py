@@ -70,15 +70,39 @@ def marked(tmp_path, monkeypatch):
     assert children_of(tmp_path) == []
 
 
-def test_the_demo_ends_with_a_table_and_pictures(marked, checkpoint):
-    process = demo("--checkpoint", checkpoint, "--output", marked / "out")
+def table_of(out, columns):
+    """The printed table as {row: [cell of each column]}."""
+    split = (line.split("│") for line in out.splitlines())
+    return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in split if len(cells) == columns + 3}
+
+
+@pytest.mark.timeout(6 * DEMO_TIMEOUT)
+def test_the_demo_plays_both_samples_and_ends_with_a_table_pictures_and_reports(marked):
+    process = demo("--output", marked / "out")
+    out, err = process.communicate(timeout=6 * DEMO_TIMEOUT)
+    assert process.returncode == 0, err
+    rows = table_of(out, columns=2)
+    assert rows["frames sent"] == [str(SECONDS * RATE)] * 2
+    for found in rows["replay: objects found"]:
+        some, every = map(int, found.split(" of "))
+        assert 0 < some <= every
+    for domain in ("orbit", "road"):
+        folder = marked / "out" / domain
+        sheet = cv2.imread(str(folder / "contact_sheet.png"))
+        assert sheet.shape[1] > 4 * 300  # camera, ground truth, heat, overlay
+        report = folder / "replay" / "report.html"
+        assert report.is_file() and str(report) in out
+
+
+def test_a_source_of_ones_own_ends_with_a_table_and_pictures(marked, checkpoint):
+    (marked / "images").mkdir()
+    for i in range(4):
+        picture = np.random.default_rng(i).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+        cv2.imwrite(str(marked / "images" / f"{i}.png"), picture)
+    process = demo("--source", marked / "images", "--checkpoint", checkpoint, "--output", marked / "out")
     out, err = process.communicate(timeout=DEMO_TIMEOUT)
     assert process.returncode == 0, err
-    rows = {
-        cells[1].strip(): cells[2].strip()
-        for cells in (line.split("│") for line in out.splitlines())
-        if len(cells) == 4
-    }
+    rows = {row: cells[0] for row, cells in table_of(out, columns=1).items()}
     assert rows["frames sent"] == str(SECONDS * RATE)
     assert int(rows["frames processed"]) > 0
     assert rows["latency from stamp to mask, median"].endswith(" ms")
@@ -101,9 +125,10 @@ def test_a_checkpoint_that_the_detector_refuses_ends_the_demo_with_one_line(mark
     [
         (["--checkpoint", "nowhere.safetensors"], "checkpoint 'nowhere.safetensors' does not exist"),
         (["--source", "nowhere"], "source 'nowhere' does not exist"),
+        (["--source", "."], "--source needs --checkpoint"),
     ],
 )
-def test_a_path_that_does_not_exist_is_refused_at_once(marked, arguments, words):
+def test_what_cannot_be_played_is_refused_at_once(marked, arguments, words):
     process = demo(*arguments, "--output", marked / "out")
     _, err = process.communicate(timeout=DEMO_TIMEOUT)
     assert process.returncode == 2 and words in err and len(err.strip().splitlines()) == 1
@@ -124,7 +149,7 @@ def test_an_interrupted_demo_takes_its_processes_with_it(marked, checkpoint, num
 
 def test_the_detector_dying_ends_the_demo_with_one_line(marked, checkpoint):
     process = demo("--checkpoint", checkpoint, "--output", marked / "out", "--seconds", 1000)
-    log = marked / "out" / "detector_node.log"
+    log = marked / "out" / "orbit" / "detector_node.log"
     end = time.monotonic() + DEMO_TIMEOUT
     while not (log.exists() and "active" in log.read_text()):
         assert process.poll() is None and time.monotonic() < end
@@ -143,22 +168,3 @@ def detector_pids(folder):
         and "detector_node" in (entry / "cmdline").read_text()
         and f"FLOWCLAS_TEST={folder}" in (entry / "environ").read_text()
     ]
-
-
-def test_the_fit_in_miniature_finds_what_does_not_belong_on_the_road(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    from flowclas_ros.detection.detector import Detector
-    from flowclas_ros.node import demo_fit, demo_scenes
-
-    monkeypatch.setattr(demo_fit, "MAX_STEPS", 2)  # whitening alone does most; the rest is a minute's
-    monkeypatch.setattr(demo_fit, "FIT_ROADS", 3)
-    monkeypatch.setattr(demo_fit, "CALIBRATION_ROADS", 2)
-    monkeypatch.setattr(demo_fit, "backbone", lambda say: demo_fit.RANDOM_BACKBONE)
-    lines = []
-    demo_fit.fit(tmp_path / "demo.safetensors", lines.append)
-    assert any("2 steps" in line for line in lines)
-    detector = Detector(tmp_path / "demo.safetensors", device="cpu", false_alarm_rate=0.01)
-    free, littered = (demo_scenes.Road(1000, anomalies).view(70.0) for anomalies in (False, True))
-    thing = np.abs(free.astype(int) - littered).max(axis=2) > 40
-    assert 50 < thing.sum() < 0.05 * thing.size  # pixels: one thing on the road, all else alike
-    assert detector.detect(littered).score[thing].mean() > 1.5 * detector.detect(free).score[thing].mean()

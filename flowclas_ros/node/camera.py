@@ -37,8 +37,16 @@ Pictures = Iterator[tuple[np.ndarray, np.ndarray | None]]
 
 def frames(source: str, mask_topic: str) -> Pictures:
     """The source's pictures, over and over."""
-    while True:
-        yield from _labelled(Path(source), mask_topic) if mask_topic else ((f.image, None) for f in iter_frames(source))
+    some = True
+    while some:  # a source without a frame is not looked through for ever
+        some = False
+        for one in _labelled(Path(source), mask_topic) if mask_topic else _plain(source):
+            some = True
+            yield one
+
+
+def _plain(source: str) -> Pictures:
+    return ((frame.image, None) for frame in iter_frames(source))
 
 
 def _labelled(bag: Path, mask_topic: str) -> Pictures:

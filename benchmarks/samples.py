@@ -1,0 +1,154 @@
+"""The checkpoints that ship, on rendered sequences of seeds and kinds of objects that nothing was fitted on.
+
+    python benchmarks/samples.py            # -> benchmarks/results/samples.json; some ten minutes on two cores
+
+Pixel figures are pooled over the sequences. An object is in view from the first frame in which more than 400 of its
+pixels are seen, and found in the first in which a listed hazard holds one of them. Bars (issue 3): orbit AUPRC >= 0.90
+and FPR95 <= 0.03, road AUPRC >= 0.80, every object found within 5 frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import write_result
+from rich.console import Console
+from rich.table import Table
+
+from flowclas_ros import samples
+from flowclas_ros.detection.detector import Detector
+from flowclas_ros.detection.images import write_png
+from flowclas_ros.detection.interpreter import Finding, Interpreter, Rules
+from flowclas_ros.detection.overlay import contact_sheet, heat_image, overlay
+from flowclas_ros.progress import progress_bar
+from flowclas_ros.training import scenes
+from flowclas_ros.training.metrics import PixelMetrics
+
+SEEDS = (2001, 2002, 2003)  # the bags that ship are of seed 2000, and fits use none from 2000 on
+FRAMES, FPS = 120, 10.0  # of a sequence
+LARGE = 400  # pixels
+IN_TIME = 5  # frames
+SHOWN = 3  # worst frames of a sequence, for the sheet
+Shot = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, mask, objects
+
+
+def shots(domain: str, seed: int) -> list[Shot]:
+    """A sequence, in a process of its own."""
+    film = scenes.render(domain, seed, frames=FRAMES, fps=FPS, anomalies="test")
+    return [(frame.image, frame.mask, frame.objects) for frame in film]
+
+
+class Objects:
+    """When each object of a sequence came into view, and when it was found."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, int] = {}
+        self.found: dict[int, int] = {}
+
+    def add(self, index: int, objects: np.ndarray, mask: np.ndarray, finding: Finding) -> None:
+        """Frame number `index`; objects (H, W) numbers, mask (H, W) truth."""
+        listed = np.zeros(objects.shape, bool)
+        for hazard in finding.hazards:
+            if not hazard.missed:
+                x, y, width, height = hazard.region.bbox
+                listed[y : y + height, x : x + width] = True
+        listed &= finding.judged.mask
+        areas = np.bincount(objects.ravel())
+        for number in np.flatnonzero(areas > LARGE).tolist():
+            if number:
+                self.seen.setdefault(number, index)
+                if (listed & (objects == number)).any():
+                    self.found.setdefault(number, index)
+
+    def waits(self) -> list[int | None]:
+        """Frames from in view to found, both counted, of every object; None for one that never was."""
+        return [self.found[n] - first + 1 if n in self.found else None for n, first in self.seen.items()]
+
+
+def judge(detector: Detector, film: list[Shot], pooled: PixelMetrics, rows: list[Any]) -> dict[str, Any]:
+    """One sequence's figures; `rows` gets its worst frames."""
+    own, objects, interpreter = PixelMetrics(streaming=True), Objects(), Interpreter(Rules())
+    normal = flagged = 0
+    shown: list[tuple[float, int, Any]] = []
+    for index, (image, mask, numbers) in enumerate(film):
+        scores, stages = detector.score_batch([image])
+        stamp = round(index / FPS * 1e9)
+        finding = interpreter.interpret(interpreter.judge(detector, scores[0], stamp=stamp), stages, stamp=stamp)
+        for metrics in (own, pooled):
+            metrics.update(finding.judged.score, mask)
+        objects.add(index, numbers, mask, finding)
+        wrong = finding.judged.mask & (mask == 0)
+        normal, flagged = normal + int((mask == 0).sum()), flagged + int(wrong.sum())
+        missed = ~finding.judged.mask & (mask == 1)
+        shown.append((float(wrong.sum() + missed.sum()), index, (image, mask, finding)))
+    for _, index, (image, mask, finding) in sorted(shown, key=lambda one: -one[0])[: SHOWN * 8 : 8]:
+        truth = image // 3
+        truth[mask == 1] = (255, 120, 0)
+        tiles = [("ground truth", truth), ("heat", heat_image(finding.heat)), ("overlay", overlay(image, finding))]
+        rows.append([(f"frame {index}", image), *tiles])
+    result, waits = own.compute(), objects.waits()
+    return {
+        "auprc": round(result.auprc, 4),
+        "fpr95": round(result.fpr95, 4),
+        "false_alarm_rate": flagged / normal,
+        "objects": len(waits),
+        "found": sum(wait is not None for wait in waits),
+        "found_in_time": sum(wait is not None and wait <= IN_TIME for wait in waits),
+        "frames_until_found": waits,
+    }
+
+
+def measure(domain: str, films: Iterator[list[Shot]], seeds: tuple[int, ...], sheet: Path | None) -> dict[str, Any]:
+    """A domain's figures: pooled, and of every sequence."""
+    detector = Detector(samples.sample(domain).checkpoint, device="cpu")
+    pooled, sequences, rows = PixelMetrics(streaming=True), {}, []
+    with progress_bar(domain, len(seeds), "sequences") as advance:
+        for seed, film in zip(seeds, films, strict=True):
+            sequences[seed] = judge(detector, film, pooled, rows)
+            advance()
+    result = pooled.compute()
+    totals = {key: sum(one[key] for one in sequences.values()) for key in ("objects", "found", "found_in_time")}
+    waits = [wait for one in sequences.values() for wait in one["frames_until_found"] if wait is not None]
+    figures = {"auprc": round(result.auprc, 4), "fpr95": round(result.fpr95, 4), "auroc": round(result.auroc, 4)}
+    if sheet is not None:
+        title = f"{domain}: AUPRC {result.auprc:.3f}, FPR95 {result.fpr95:.3f}"
+        write_png(sheet / f"{domain}.png", contact_sheet(rows, tile_width=320, title=title))
+    return {
+        **figures,
+        **totals,
+        "frames_until_found_max": max(waits, default=None),
+        "frames": FRAMES * len(seeds),
+        "checkpoint_sha256": detector.header["sha256"],
+        "false_alarm_rate_asked": detector.false_alarm_rate,
+        "sequences": sequences,
+    }
+
+
+def main() -> None:
+    """Measure both domains, write the result file, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domains", nargs="+", choices=samples.DOMAINS, default=samples.DOMAINS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--sheet", type=Path, metavar="DIR", help="write the frames with most errors as DIR/DOMAIN.png")
+    arguments = parser.parse_args()
+    seeds, figures = tuple(arguments.seeds), {}
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        films = {d: pool.map(shots, [d] * len(seeds), seeds) for d in arguments.domains}
+        for domain in arguments.domains:
+            figures[domain] = measure(domain, films[domain], seeds, arguments.sheet)
+    print(f"-> {write_result('samples', figures, seed=list(seeds))}")
+    table = Table("", "AUPRC", "FPR95", "objects found", f"within {IN_TIME} frames")
+    for domain, one in figures.items():
+        found = f"{one['found']} of {one['objects']}"
+        table.add_row(domain, f"{one['auprc']:.3f}", f"{one['fpr95']:.3f}", found, str(one["found_in_time"]))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

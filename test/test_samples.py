@@ -1,0 +1,73 @@
+"""The samples that ship: whole, small, said to be what they are, and good for what they are shipped for."""
+
+import pytest
+
+from flowclas_ros import samples
+from flowclas_ros.detection.detector import Detector
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.checkpoint import load_checkpoint
+from flowclas_ros.replay.frames import open_bag
+from flowclas_ros.replay.recording import open_recording
+from flowclas_ros.replay.truth import MaskTopic
+from flowclas_ros.training.metrics import PixelMetrics
+
+pytest.importorskip("rosbags", reason="needs rosbags: pip install 'flowclas_ros[bags]'")
+
+MOST_CHECKPOINT, MOST_BAG = 3e6, 4.5e6  # bytes
+LEAST_AUPRC = {"orbit": 0.8, "road": 0.7}  # of a few frames; benchmarks/results/samples.json has the figures
+EVERY = 12  # frames
+
+
+@pytest.fixture(params=samples.DOMAINS)
+def sample(request):
+    return samples.sample(request.param)
+
+
+def test_files_are_small(sample):
+    assert sample.checkpoint.stat().st_size < MOST_CHECKPOINT
+    assert sample.bag.stat().st_size < MOST_BAG
+
+
+def test_checkpoint_is_whole_with_backbone_calibration_and_provenance(sample):
+    header = load_checkpoint(sample.checkpoint).header
+    assert header["backbone_embedded"] and header["calibration"]["scenes"] >= 10
+    assert header["provenance"]["config"]["model"]["backbone"]["name"] == "mobilenetv2_050"
+
+
+def test_bag_holds_images_depth_camera_info_transforms_and_a_mask_for_every_frame(sample):
+    with open_bag(sample.bag) as reader:
+        kinds = {connection.topic: connection.msgtype for connection in reader.connections}
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+    assert {"sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage"} <= {
+        *kinds.values()
+    }
+    assert any("depth" in topic for topic in kinds)
+    image_topic = next(
+        topic for topic, kind in kinds.items() if kind == "sensor_msgs/msg/CompressedImage" and "depth" not in topic
+    )
+    assert counts[samples.MASK_TOPIC] == counts[image_topic] >= 100
+
+
+def test_checkpoint_tells_what_is_foreign_in_its_bag(sample):
+    detector = Detector(sample.checkpoint, device="cpu")
+    metrics = PixelMetrics(streaming=True)
+    with open_recording(sample.bag, None) as recording, open_bag(sample.bag) as reader:
+        masks = MaskTopic(reader, sample.bag, samples.MASK_TOPIC)
+        for recorded in recording.read():
+            if recorded.index is not None and recorded.index % EVERY == 0:
+                metrics.update(detector.score_batch([recorded.image])[0][0], masks.of(recorded))
+    assert metrics.compute().auprc > LEAST_AUPRC[sample.domain]
+
+
+def test_a_domain_that_does_not_ship_and_a_missing_file_are_told(monkeypatch, tmp_path):
+    with pytest.raises(FlowclasError, match="there are: orbit, road"):
+        samples.sample("sea")
+    monkeypatch.setattr(samples, "FOLDER", tmp_path)
+    with pytest.raises(FlowclasError, match=r"orbit\.safetensors is missing"):
+        samples.sample("orbit")
+
+
+def test_model_card_names_what_ships():
+    card = (samples.FOLDER / "MODEL_CARD.md").read_text()
+    for domain in samples.DOMAINS:
+        assert f"{domain}.safetensors" in card and f"{domain}.mcap" in card
