@@ -26,7 +26,10 @@ COPPER = Look("copper coil", tex.ribs((186, 104, 60), 40), specular=0.6, shinine
 BRASS = Look("brass", tex.mottled((190, 150, 70), 0.1), specular=0.8, shininess=0.6)
 GLASS = Look("lens glass", None, (0.1, 0.13, 0.25), specular=1.0, shininess=0.9)
 WHITE = Look("white box", tex.label((206, 204, 196), (160, 40, 40)), specular=0.3)
-
+THREAD = Look("thread", tex.ribs((150, 150, 155), 20), specular=0.8)
+CELL_BACK = Look("panel back", tex.mottled((150, 96, 50), 0.15))
+SCORCHED = Look("scorched metal", tex.mottled((138, 112, 92), 0.35, 4), specular=0.6, shininess=0.5)
+DISH_FACE = Look("dish face", tex.mottled((214, 206, 188), 0.06))
 
 def wrench(rng: np.random.Generator) -> Parts:
     """An open-ended spanner."""
@@ -56,7 +59,7 @@ def bolt(rng: np.random.Generator) -> Parts:
     length = rng.uniform(0.25, 0.45)
     look = STEEL if rng.random() < 0.6 else BRASS
     return [
-        (m.cylinder(0.045, length, 12, (1, 8)), Look("thread", tex.ribs((150, 150, 155), 20), specular=0.8)),
+        (m.cylinder(0.045, length, 12, (1, 8)), THREAD),
         (m.cylinder(0.1, 0.07, 6).at(z=length / 2), look),
         (m.cylinder(0.095, 0.06, 6).at(z=-length * 0.15), DARK),
     ]
@@ -119,7 +122,7 @@ def cell_shard(rng: np.random.Generator) -> Parts:
     """A piece broken off a solar panel, its back brown."""
     points = np.array([[np.cos(a), np.sin(a)] for a in np.sort(rng.uniform(0, 2 * np.pi, 6))]) * rng.uniform(0.25, 0.5, (6, 1))
     plate = m.extrude([(float(x), float(z)) for x, z in points], 0.02)
-    return [(plate.tiled(2, 2), SHARD), (plate.scaled(0.97, 1.0, 0.97).at(y=0.014), Look("panel back", tex.mottled((150, 96, 50), 0.15)))]
+    return [(plate.tiled(2, 2), SHARD), (plate.scaled(0.97, 1.0, 0.97).at(y=0.014), CELL_BACK)]
 
 
 def drill(rng: np.random.Generator) -> Parts:
@@ -137,8 +140,7 @@ def drill(rng: np.random.Generator) -> Parts:
 def tank(rng: np.random.Generator) -> Parts:
     """A scorched spherical tank with a band and a stub."""
     r = rng.uniform(0.24, 0.36)
-    scorched = Look("scorched metal", tex.mottled((138, 112, 92), 0.35, 4), specular=0.6, shininess=0.5)
-    return [(m.ellipsoid(r, r, r, 20), scorched), (m.ring(r, 0.02, 30), DARK), (m.cylinder(0.05, 0.16).at(z=r), STEEL),
+    return [(m.ellipsoid(r, r, r, 20), SCORCHED), (m.ring(r, 0.02, 30), DARK), (m.cylinder(0.05, 0.16).at(z=r), STEEL),
             (m.rod((0, 0, -r), (0.12, 0.05, -r - 0.18), 0.025), COPPER)]  # fmt: skip
 
 
@@ -169,7 +171,7 @@ def dish(rng: np.random.Generator) -> Parts:
     depth = [(0.03, 0), (0.12, 0.015), (0.24, 0.06), (0.34, 0.13)]
     front = m.lathe([*depth[::-1]], 26)  # from the rim inwards: the normals look up
     back = m.lathe(depth, 26).at(z=-0.01)
-    return [(front, Look("dish face", tex.mottled((214, 206, 188), 0.06))), (back, DARK), (m.rod((0, 0, 0), (0, 0, 0.3), 0.015), STEEL),
+    return [(front, DISH_FACE), (back, DARK), (m.rod((0, 0, 0), (0, 0, 0.3), 0.015), STEEL),
             (m.ellipsoid(0.04, 0.04, 0.05).at(z=0.3), RED), (m.tube(np.array([[0, 0, 0], [0.05, 0, -0.15], [0.2, 0.05, -0.22]]), 0.025), BRASS)]  # fmt: skip
 
 
