@@ -216,7 +216,9 @@ def leaves(rng: np.random.Generator, count: int, size: float) -> Mesh:
     corners = [centre + size * (i * a + j * b) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     vertices = np.stack(corners, 1).reshape(-1, 3)
     normals = np.repeat(_unit(direction + 0.35 * rng.normal(size=(count, 3))), 4, 0)
-    uv = np.repeat(rng.uniform(0, 1, (count, 2)), 4, 0) + np.tile([[0, 0], [0.06, 0], [0.06, 0.06], [0, 0.06]], (count, 1))
+    uv = np.repeat(rng.uniform(0, 1, (count, 2)), 4, 0) + np.tile(
+        [[0, 0], [0.06, 0], [0.06, 0.06], [0, 0.06]], (count, 1)
+    )
     first = 4 * np.arange(count)[:, None]
     one = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]])
     return Mesh(vertices, normals, uv, np.concatenate([one, one[:, ::-1]]))

@@ -69,13 +69,22 @@ def _styles(lit: bool) -> list[tuple[Look, Look]]:
     share = 0.42 if lit else 0.03
     glow = 0.3 if lit else 0.0
     return [
-        (Look(f"facade {i}", tex.facade(share), specular=0.0, emission=glow), Look(f"shop {i}", tex.shopfront(lit), specular=0.0, emission=glow * 1.4))
+        (
+            Look(f"facade {i}", tex.facade(share), specular=0.0, emission=glow),
+            Look(f"shop {i}", tex.shopfront(lit), specular=0.0, emission=glow * 1.4),
+        )
         for i in range(5)
     ]
 
 
 def _frontage(
-    rng: np.random.Generator, start: float, end: float, side: int, density: float, styles: list, crowns: list[tuple[Mesh, Look]]
+    rng: np.random.Generator,
+    start: float,
+    end: float,
+    side: int,
+    density: float,
+    styles: list,
+    crowns: list[tuple[Mesh, Look]],
 ) -> Iterator[tuple[Mesh, Look]]:
     """Buildings, and gardens with trees and walls between them."""
     x = start
@@ -87,11 +96,15 @@ def _frontage(
             wall = m.box(width, 0.25, rng.uniform(0.7, 1.6), 1.5).at(x + width / 2, side * (PAVEMENT + 0.3), 0.4)
             yield wall, CONCRETE
             for _ in range(int(rng.integers(1, 4))):
-                yield from _tree(rng, x + rng.uniform(0, width), side * rng.uniform(PAVEMENT + 2.5, PAVEMENT + 12), crowns)
+                yield from _tree(
+                    rng, x + rng.uniform(0, width), side * rng.uniform(PAVEMENT + 2.5, PAVEMENT + 12), crowns
+                )
         x += width + (rng.uniform(1.5, 6) if rng.random() < 0.3 else 0.0)
 
 
-def _building(rng: np.random.Generator, x: float, width: float, side: int, style: tuple[Look, Look]) -> Iterator[tuple[Mesh, Look]]:
+def _building(
+    rng: np.random.Generator, x: float, width: float, side: int, style: tuple[Look, Look]
+) -> Iterator[tuple[Mesh, Look]]:
     storeys, depth = int(rng.integers(2, 6)), 11.0
     shop = rng.random() < 0.45
     base, top = (STOREY if shop else 0.0), STOREY * storeys
@@ -126,10 +139,12 @@ def _crowns(rng: np.random.Generator) -> list[tuple[Mesh, Look]]:
     palette = [(78, 108, 44), (60, 92, 46), (104, 118, 46), (150, 110, 40), (92, 104, 60)]
     season = rng.permutation(len(palette))[:2]
     looks = [Look(f"foliage {n}", tex.foliage(palette[n]), specular=0.0) for n in season]
-    return [(m.leaves(rng, 420, 0.13), look) for look in (*looks, looks[0])]
+    return [(m.leaves(rng, 260, 0.16), look) for look in (*looks, looks[0])]
 
 
-def _tree(rng: np.random.Generator, x: float, y: float, crowns: list[tuple[Mesh, Look]], tall: float = 0.0) -> Iterator[tuple[Mesh, Look]]:
+def _tree(
+    rng: np.random.Generator, x: float, y: float, crowns: list[tuple[Mesh, Look]], tall: float = 0.0
+) -> Iterator[tuple[Mesh, Look]]:
     height = tall or rng.uniform(4.5, 9)
     mesh, look = crowns[rng.integers(len(crowns))]
     spread = height * rng.uniform(0.24, 0.36)
@@ -142,7 +157,13 @@ def _tree(rng: np.random.Generator, x: float, y: float, crowns: list[tuple[Mesh,
 
 
 def _furniture(
-    rng: np.random.Generator, start: float, end: float, side: int, greenery: float, crowns: list[tuple[Mesh, Look]], lit: bool
+    rng: np.random.Generator,
+    start: float,
+    end: float,
+    side: int,
+    greenery: float,
+    crowns: list[tuple[Mesh, Look]],
+    lit: bool,
 ) -> Iterator[tuple[Mesh, Look]]:
     """Street trees, lamps, signs, bins and bollards along the kerb."""
     y = side * (PARKING + 0.6)
@@ -158,7 +179,12 @@ def _furniture(
     for x in np.arange(start + rng.uniform(5, 40), end, rng.uniform(25, 50)):
         yield from _sign(rng, x, y, side)
     for x in np.arange(start + rng.uniform(5, 30), end, rng.uniform(30, 60)):
-        yield m.lathe([(1e-4, 0), (0.2, 0.0), (0.24, 0.8), (0.2, 0.84), (0.2, 0.95), (1e-4, 1.0)], 14).at(x, side * (PAVEMENT - 0.5), KERB), BIN
+        yield (
+            m.lathe([(1e-4, 0), (0.2, 0.0), (0.24, 0.8), (0.2, 0.84), (0.2, 0.95), (1e-4, 1.0)], 14).at(
+                x, side * (PAVEMENT - 0.5), KERB
+            ),
+            BIN,
+        )
     if rng.random() < 0.5:
         for x in np.arange(start, end, rng.uniform(3, 6)):
             yield m.lathe([(0.07, 0), (0.07, 0.85), (1e-4, 0.95)], 8).at(x, side * (PARKING + 0.25), KERB), POST
@@ -176,10 +202,17 @@ def _sign(rng: np.random.Generator, x: float, y: float, side: int) -> Iterator[t
         face = Mesh(disc.vertices, disc.normals, np.stack([1 - uv[:, 1], uv[:, 0]], 1), disc.faces)
         face = face.turned("y", -90).at(x - 0.05, y, z)
     yield face, (LIMIT, BLUE, BOARD)[kind]
-    yield m.box(0.02, size * 0.98, 0.68).at(x - 0.035, y, z) if kind else m.cylinder(0.34, 0.02).turned("y", 90).at(x - 0.035, y, z), POST
+    yield (
+        m.box(0.02, size * 0.98, 0.68).at(x - 0.035, y, z)
+        if kind
+        else m.cylinder(0.34, 0.02).turned("y", 90).at(x - 0.035, y, z),
+        POST,
+    )
 
 
-def _parked(rng: np.random.Generator, start: float, end: float, side: int, density: float) -> Iterator[tuple[Mesh, Look]]:
+def _parked(
+    rng: np.random.Generator, start: float, end: float, side: int, density: float
+) -> Iterator[tuple[Mesh, Look]]:
     for x in np.arange(start + 3, end, 6.2):
         if rng.random() < density:
             turn = 0.0 if side < 0 or rng.random() < 0.2 else 180.0

@@ -11,14 +11,18 @@ Texture = np.ndarray
 Colour = tuple[float, float, float]
 
 
-def noise(rng: np.random.Generator, height: int, width: int, cells: int, octaves: int = 4, gain: float = 0.5) -> np.ndarray:
+def noise(
+    rng: np.random.Generator, height: int, width: int, cells: int, octaves: int = 4, gain: float = 0.5
+) -> np.ndarray:
     """(height, width) float32 tileable fractal noise about 0, of deviation about 1; `cells` across the width at first."""
     total, weight = np.zeros((height, width), np.float32), 1.0
     for octave in range(octaves):
         columns = min(cells * 2**octave, width)
         rows = max(1, min(round(columns * height / width), height))
         grid = np.pad(rng.normal(size=(rows, columns)).astype(np.float32), 2, mode="wrap")
-        zoomed = cv2.resize(grid, (width * (columns + 4) // columns, height * (rows + 4) // rows), interpolation=cv2.INTER_CUBIC)
+        zoomed = cv2.resize(
+            grid, (width * (columns + 4) // columns, height * (rows + 4) // rows), interpolation=cv2.INTER_CUBIC
+        )
         top, left = 2 * height // rows, 2 * width // columns
         total += weight * zoomed[top : top + height, left : left + width]
         weight *= gain
@@ -240,7 +244,15 @@ def facade(lit: float) -> Callable[..., Texture]:
 
     def make(rng: np.random.Generator) -> Texture:
         h, w = 2 * 160, 600
-        palette = [(168, 140, 118), (186, 172, 150), (150, 92, 74), (140, 146, 150), (196, 186, 168), (120, 112, 108), (178, 154, 110)]
+        palette = [
+            (168, 140, 118),
+            (186, 172, 150),
+            (150, 92, 74),
+            (140, 146, 150),
+            (196, 186, 168),
+            (120, 112, 108),
+            (178, 154, 110),
+        ]
         colour = np.asarray(palette[rng.integers(len(palette))], np.float32) * rng.uniform(0.8, 1.05)
         picture = tinted(0.05 * noise(rng, h, w, 10, 5), tuple(colour), 1.0)
         if rng.random() < 0.45:
@@ -251,7 +263,9 @@ def facade(lit: float) -> Callable[..., Texture]:
         trim = colour * rng.choice([0.6, 1.25])
         for storey in range(2):
             for i in range(count):
-                _window(picture, rng, int(i * pitch + (pitch - wide) / 2), storey * 160 + top, int(wide), high, trim, lit)
+                _window(
+                    picture, rng, int(i * pitch + (pitch - wide) / 2), storey * 160 + top, int(wide), high, trim, lit
+                )
             picture[storey * 160 : storey * 160 + 6] = trim
         return finish(picture)
 
@@ -263,7 +277,9 @@ def _bricks(picture: np.ndarray, rng: np.random.Generator) -> None:
     picture[::5] *= 0.85
 
 
-def _window(picture: np.ndarray, rng: np.random.Generator, x: int, y: int, w: int, h: int, trim: np.ndarray, lit: float) -> None:
+def _window(
+    picture: np.ndarray, rng: np.random.Generator, x: int, y: int, w: int, h: int, trim: np.ndarray, lit: float
+) -> None:
     cv2.rectangle(picture, (x - 5, y - 5), (x + w + 5, y + h + 7), trim.tolist(), -1)
     ramp = np.linspace(1.25, 0.6, h)[:, None, None]
     glass = np.array([66, 80, 96]) * rng.uniform(0.5, 1.3) * ramp
