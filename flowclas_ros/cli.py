@@ -1,4 +1,4 @@
-"""The command `flowclas`: fit, evaluate, predict, replay, simulate, demo. Each imports what it needs only when it runs."""
+"""The command `flowclas`: fit, evaluate, predict, replay, simulate, demo. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 

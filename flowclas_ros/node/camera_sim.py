@@ -1,8 +1,8 @@
 """`ros2 run flowclas_ros camera_sim`: a camera that renders its world, with ground truth on topics, to develop against.
 
 Publishes `camera/image_raw`, `camera/camera_info`, `camera/depth`, `ground_truth/mask` (0 normal, 1 anomaly, 255
-ignored), `ground_truth/objects`, and /tf where tf2_msgs is there. Parameters: scene (orbit, road), anomalies (none, fit,
-test), seed, rate, width, height. It runs until it is stopped; every 20 s a new scene of the seed's begins.
+ignored), `ground_truth/objects`, and /tf where tf2_msgs is there. Parameters: scene (orbit, road), anomalies (none,
+fit, test), seed, rate, width, height. It runs until it is stopped; every 20 s a new scene of the seed's begins.
 """
 
 from __future__ import annotations

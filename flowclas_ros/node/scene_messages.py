@@ -17,7 +17,7 @@ CAMERA_INFO, DEPTH, MASK, OBJECTS = "camera_info", "depth", "mask", "objects"
 
 
 def images(frame: SceneFrame) -> dict[str, dict[str, Any]]:
-    """The fields of sensor_msgs/Image but for the header: image_raw, depth (millimetres, 0 beyond 65 m), mask, objects."""
+    """The fields of sensor_msgs/Image but for the header: image_raw, depth (mm, 0 beyond 65 m), mask, objects."""
     millimetres = np.where(frame.depth < 65.0, frame.depth * 1000 + 0.5, 0).astype(np.uint16)
     return {
         "image_raw": image_fields(frame.image, "rgb8"),

@@ -1,4 +1,4 @@
-"""From a stage to camera frames: sub-frames averaged over the shutter, backdrop, haze, lens and sensor, ground truth."""
+"""From a stage to camera frames: sub-frames averaged over the shutter, backdrop, haze, lens, sensor, ground truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowclas_ros.training.scenes.engine import Renderer
 from flowclas_ros.training.scenes.stage import Scene, Stage
 
 SHUTTER = 0.02  # seconds open, at most; less at high frame rates
-# when in the shutter's time (0 the middle), and shifted by what part of a pixel: a rotated grid, so that edges are smooth
+# when in the shutter's time (0 the middle), and shifted by what part of a pixel: a rotated grid smooths edges
 SUBFRAMES = ((-0.375, 0.125, -0.375), (-0.125, 0.375, 0.125), (0.125, -0.375, -0.125), (0.375, -0.125, 0.375))
 SMALLEST = 20 / (320 * 240)  # share of the picture under which an object's pixels are 255 in the mask: a speck
 GAINS = (0.75, 1.9)  # least and most that the exposure is turned by, so that the brighter parts come near to white
@@ -26,7 +26,8 @@ class SceneFrame:
     stamp: seconds from the start. image: (H, W, 3) uint8 RGB. mask: (H, W) uint8, 0 normal, 1 anomaly, 255 the pixel
     around an anomaly's edge, and anomalies too small to be told. depth: (H, W) float32 metres along the optical axis,
     inf for the sky. objects: (H, W) uint16, 0 none, else the number of the anomalous object. camera_matrix: (3, 3)
-    float64 with pixel centres at whole numbers. camera_pose: (4, 4) float64 world_from_optical, x right, y down, z ahead.
+    float64 with pixel centres at whole numbers. camera_pose: (4, 4) float64 world_from_optical (x right, y down, z
+    ahead).
     """
 
     stamp: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def rod(start: Vector, end: Vector, radius: float, slices: int = 8) -> Mesh:
 
 def tube(points: np.ndarray, radius: float, slices: int = 8) -> Mesh:
     """Rods from each point (n, 3) to the next."""
-    return join([rod(a, b, radius, slices) for a, b in zip(points[:-1], points[1:], strict=True)])
+    return join([rod(a, b, radius, slices) for a, b in pairwise(points)])
 
 
 def ring(radius: float, thickness: float, slices: int = 24, sides: int = 8) -> Mesh:

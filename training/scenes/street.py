@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from flowclas_ros.training.scenes import mesh as m
+from flowclas_ros.training.scenes import street_textures as skin
 from flowclas_ros.training.scenes import textures as tex
 from flowclas_ros.training.scenes import vehicles
 from flowclas_ros.training.scenes.mesh import Mesh
@@ -18,8 +19,8 @@ STOREY = 3.2
 
 Parts = list[tuple[Mesh, Look]]
 
-GROUND = Look("ground", tex.grass, specular=0.0)
-PAVING = Look("paving", tex.paving, specular=0.0)
+GROUND = Look("ground", skin.grass, specular=0.0)
+PAVING = Look("paving", skin.paving, specular=0.0)
 KERBSTONE = Look("kerb", tex.mottled((150, 148, 142), 0.1), specular=0.0)
 LAY_BY = Look("lay-by", tex.mottled((86, 86, 90), 0.1, 12), specular=0.0)
 PAINT = Look("road paint", tex.mottled((206, 206, 200), 0.1), specular=0.0)
@@ -30,7 +31,7 @@ BARK = Look("bark", tex.ribs((92, 74, 58), 10, 0.25), specular=0.0)
 POST = Look("galvanised post", tex.mottled((124, 128, 130), 0.08), specular=0.5, shininess=0.4)
 LAMP_OFF = Look("street lamp", None, (0.8, 0.8, 0.76), specular=0.6)
 LAMP_ON = Look("street lamp lit", None, (1.0, 0.86, 0.55), emission=1.0)
-LIMIT, BLUE, BOARD = (Look(f"sign {kind}", tex.sign_face(kind), specular=0.3) for kind in ("limit", "blue", "board"))
+LIMIT, BLUE, BOARD = (Look(f"sign {kind}", skin.sign_face(kind), specular=0.3) for kind in ("limit", "blue", "board"))
 BIN = Look("litter bin", tex.ribs((48, 82, 60), 16, 0.2), specular=0.2)
 
 
@@ -53,7 +54,7 @@ def _surfaces(world: World, rng: np.random.Generator, start: float, end: float) 
     def strip(low: float, high: float, z: float, look: Look, u: float, v: float) -> tuple[Mesh, Look]:
         return m.quad((start, high, z), (0, low - high, 0), (length, 0, 0), ((high - low) / u, length / v), 8), look
 
-    road = Look("asphalt", tex.asphalt, specular=0.05)
+    road = Look("asphalt", skin.asphalt, specular=0.05)
     world.fixed([strip(-ROADWAY, ROADWAY, 0.0, road, 8, 16), strip(-70, 70, -0.06, GROUND, 6, 6)])
     for side in (-1, 1):
         low, high = sorted((side * PARKING, side * PAVEMENT))
@@ -70,8 +71,8 @@ def _styles(lit: bool) -> list[tuple[Look, Look]]:
     glow = 0.3 if lit else 0.0
     return [
         (
-            Look(f"facade {i}", tex.facade(share), specular=0.0, emission=glow),
-            Look(f"shop {i}", tex.shopfront(lit), specular=0.0, emission=glow * 1.4),
+            Look(f"facade {i}", skin.facade(share), specular=0.0, emission=glow),
+            Look(f"shop {i}", skin.shopfront(lit), specular=0.0, emission=glow * 1.4),
         )
         for i in range(5)
     ]
@@ -138,7 +139,7 @@ def _crowns(rng: np.random.Generator) -> list[tuple[Mesh, Look]]:
     """A few crowns in the greens of the season."""
     palette = [(78, 108, 44), (60, 92, 46), (104, 118, 46), (150, 110, 40), (92, 104, 60)]
     season = rng.permutation(len(palette))[:2]
-    looks = [Look(f"foliage {n}", tex.foliage(palette[n]), specular=0.0) for n in season]
+    looks = [Look(f"foliage {n}", skin.foliage(palette[n]), specular=0.0) for n in season]
     return [(m.leaves(rng, 260, 0.16), look) for look in (*looks, looks[0])]
 
 
