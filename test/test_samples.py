@@ -36,22 +36,15 @@ def test_checkpoint_is_whole_with_backbone_calibration_and_provenance(sample):
 
 def test_bag_holds_images_depth_camera_info_transforms_and_a_mask_for_every_frame(sample):
     with open_bag(sample.bag) as reader:
-        kinds = {connection.topic: connection.msgtype for connection in reader.connections}
         counts = {connection.topic: connection.msgcount for connection in reader.connections}
-    assert {"sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage"} <= {
-        *kinds.values()
-    }
-    assert any("depth" in topic for topic in kinds)
-    image_topic = next(
-        topic for topic, kind in kinds.items() if kind == "sensor_msgs/msg/CompressedImage" and "depth" not in topic
-    )
-    assert counts[samples.MASK_TOPIC] == counts[image_topic] >= 100
+    topics = (samples.IMAGE_TOPIC, "/camera/camera_info", "/camera/depth", samples.MASK_TOPIC, "/tf")
+    assert len({counts[topic] for topic in topics}) == 1 and counts[samples.IMAGE_TOPIC] >= 60
 
 
 def test_checkpoint_tells_what_is_foreign_in_its_bag(sample):
     detector = Detector(sample.checkpoint, device="cpu")
     metrics = PixelMetrics(streaming=True)
-    with open_recording(sample.bag, None) as recording, open_bag(sample.bag) as reader:
+    with open_recording(sample.bag, samples.IMAGE_TOPIC) as recording, open_bag(sample.bag) as reader:
         masks = MaskTopic(reader, sample.bag, samples.MASK_TOPIC)
         for recorded in recording.read():
             if recorded.index is not None and recorded.index % EVERY == 0:

@@ -35,7 +35,7 @@ FIT_SEEDS = range(0, 40)
 VAL_SEEDS = range(1000, 1012)  # chosen and calibrated on
 BAG_SEED = 2000  # from here on seeds are for tests: benchmarks/samples.py takes those after it
 CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
-BAG_FRAMES, BAG_FPS = 200, 10.0
+BAG_FRAMES, BAG_FPS = 80, 5.0
 FREE = ("Attribution License", "No known copyright restrictions", "United States Government Work")
 
 
@@ -108,8 +108,8 @@ def bags(work: Path, kit: Path) -> None:
     for domain in samples.DOMAINS:
         bag = work / f"{domain}.mcap"
         if not bag.is_file():
-            length = ["--seconds", str(BAG_FRAMES / BAG_FPS), "--fps", str(BAG_FPS)]
-            scene = ["--scene", domain, "--seed", str(BAG_SEED), "--anomalies", "test"]
+            scene = ["--scene", domain, "--seed", str(BAG_SEED), "--anomalies", "test", "--compressed"]
+            length = ["--frames", str(BAG_FRAMES), "--fps", str(BAG_FPS)]
             _flowclas("simulate", *scene, *length, "--output", str(bag), work=work, kit=kit)
 
 

@@ -35,22 +35,22 @@ PATIENCE = 180.0  # seconds to wait for the listeners: a detector may be loading
 Pictures = Iterator[tuple[np.ndarray, np.ndarray | None]]
 
 
-def frames(source: str, mask_topic: str) -> Pictures:
+def frames(source: str, topic: str | None, mask_topic: str) -> Pictures:
     """The source's pictures, over and over."""
     some = True
     while some:  # a source without a frame is not looked through for ever
         some = False
-        for one in _labelled(Path(source), mask_topic) if mask_topic else _plain(source):
+        for one in _labelled(Path(source), topic, mask_topic) if mask_topic else _plain(source, topic):
             some = True
             yield one
 
 
-def _plain(source: str) -> Pictures:
-    return ((frame.image, None) for frame in iter_frames(source))
+def _plain(source: str, topic: str | None) -> Pictures:
+    return ((frame.image, None) for frame in iter_frames(source, topic))
 
 
-def _labelled(bag: Path, mask_topic: str) -> Pictures:
-    with open_recording(bag, None) as recording, open_bag(bag) as reader:
+def _labelled(bag: Path, topic: str | None, mask_topic: str) -> Pictures:
+    with open_recording(bag, topic) as recording, open_bag(bag) as reader:
         masks = MaskTopic(reader, bag, mask_topic)
         for recorded in recording.read():
             if recorded.image is not None:
@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run until the frames are sent. Returns the exit status: 2 with one line on stderr for what went wrong."""
     parser = argparse.ArgumentParser(prog="flowclas camera", description=__doc__)
     parser.add_argument("--source", required=True, help="bag, folder, video or image; begun anew when it ends")
+    parser.add_argument("--topic", help="image topic of a bag that has several")
     parser.add_argument("--mask-topic", default="", help="of a bag: mono8 masks with the stamps of their frames")
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long")
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     node = rclpy.create_node("camera")
     try:
         count = max(1, round(options.rate * options.seconds))
-        pictures = itertools.islice(frames(options.source, options.mask_topic), count)
+        pictures = itertools.islice(frames(options.source, options.topic, options.mask_topic), count)
         print(json.dumps(stream(node, pictures, options.rate, options.listeners, options.frame_id)), flush=True)
     except FlowclasError as error:
         print(f"error: {error}", file=sys.stderr)

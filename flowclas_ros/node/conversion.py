@@ -18,7 +18,11 @@ from flowclas_ros.errors import FlowclasError
 PLAIN_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2, "16UC1": 2, "32FC1": 4}
 
 
-_OUTPUT_DTYPES = {"mono8": np.dtype(np.uint8), "bgr8": np.dtype(np.uint8), "32FC1": np.dtype(np.float32)}
+_OUTPUT_DTYPES = {
+    **{name: np.dtype(np.uint8) for name in ("mono8", "rgb8", "bgr8")},
+    **{name: np.dtype(np.uint16) for name in ("mono16", "16UC1")},
+    "32FC1": np.dtype(np.float32),
+}
 
 
 class ImageLike(Protocol):
@@ -97,11 +101,11 @@ def check_layout(message: ImageLike, bytes_per_pixel: int) -> None:
 
 
 def image_fields(pixels: np.ndarray, encoding: str) -> dict[str, Any]:
-    """A sensor_msgs/Image of `pixels` ((H, W) for mono8 and 32FC1, (H, W, 3) for bgr8) but for its header.
+    """A sensor_msgs/Image of `pixels` ((H, W, 3) for rgb8 and bgr8, else (H, W)) but for its header.
 
     data: (bytes,) uint8, a view where the layout allows it. Raises ValueError for pixels of another type.
     """
-    if pixels.dtype != _OUTPUT_DTYPES[encoding] or pixels.ndim != (3 if encoding == "bgr8" else 2):
+    if pixels.dtype != _OUTPUT_DTYPES[encoding] or pixels.ndim != (3 if encoding in ("rgb8", "bgr8") else 2):
         raise ValueError(f"{encoding} cannot carry {pixels.dtype} of shape {pixels.shape}")
     contiguous = np.ascontiguousarray(pixels)
     return {
@@ -115,7 +119,7 @@ def image_fields(pixels: np.ndarray, encoding: str) -> dict[str, Any]:
 
 
 def to_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
-    """A sensor_msgs/Image of `pixels` ((H, W) for mono8 and 32FC1, (H, W, 3) for bgr8) that carries `header`.
+    """A sensor_msgs/Image of `pixels` ((H, W, 3) for rgb8 and bgr8, else (H, W)) that carries `header`.
 
     The data is an array.array filled by frombytes: 2 ms at 1080p, where assigning an ndarray takes half a second, and
     cheap on Humble too, which checks every element of anything else (ros2/rclpy issue 763).

@@ -38,12 +38,12 @@ PATIENCE = 60.0  # seconds that the stream may last beyond its length
 
 @dataclass(frozen=True)
 class Act:
-    """What is played with what. mask_topic: the bag's ground truth, or nothing. folder: for pictures and logs."""
+    """What is played with what. judged: a sample, whose bag holds the ground truth. folder: for pictures and logs."""
 
     name: str
     source: Path
     checkpoint: Path
-    mask_topic: str
+    judged: bool
     folder: Path
 
 
@@ -96,10 +96,9 @@ def plan(options: argparse.Namespace) -> list[Act]:
     if source is not None:
         if checkpoint is None:
             raise FlowclasError("--source needs --checkpoint, fitted on the source's world (`flowclas fit`)")
-        return [Act(source.stem, source, checkpoint, "", output)]
+        return [Act(source.stem, source, checkpoint, False, output)]
     found = [samples.sample(domain) for domain in samples.DOMAINS]
-    topic = samples.MASK_TOPIC
-    return [Act(one.domain, one.bag, checkpoint or one.checkpoint, topic, output / one.domain) for one in found]
+    return [Act(one.domain, one.bag, checkpoint or one.checkpoint, True, output / one.domain) for one in found]
 
 
 def run(options: argparse.Namespace, acts: list[Act], console: Console) -> None:
@@ -110,14 +109,14 @@ def run(options: argparse.Namespace, acts: list[Act], console: Console) -> None:
     for act in acts:
         console.print(f"[bold]{act.name}[/bold]: {act.source.name}, checkpoint {act.checkpoint.name}")
         outcomes[act.name] = play(options, act, console)
-        if act.mask_topic:
+        if act.judged:
             figures[act.name] = replay(options, act, console)
     console.print(demo_report.table(outcomes, figures))
     for act in acts:
         for path in demo_report.write_pictures(outcomes[act.name], act.folder):
             console.print(f"wrote {path}", highlight=False)
     for act in acts:
-        if act.mask_topic:
+        if act.judged:
             console.print(f"open {(act.folder / 'replay' / 'report.html').resolve()}", highlight=False, soft_wrap=True)
 
 
@@ -145,8 +144,13 @@ def play(options: argparse.Namespace, act: Act, console: Console) -> Outcome:
 
 def _camera_arguments(options: argparse.Namespace, act: Act) -> list[str]:
     stream = ["--source", str(act.source), "--rate", str(options.rate), "--seconds", str(options.seconds)]
-    truth = ["--mask-topic", act.mask_topic] if act.mask_topic else []
+    truth = _topics() if act.judged else []
     return [*stream, *truth, "--listeners", "2", "--ros-args", "-r", f"__ns:={NAMESPACE}"]
+
+
+def _topics() -> list[str]:
+    """Of a sample's bag, for the camera and for `flowclas replay` alike."""
+    return ["--topic", samples.IMAGE_TOPIC, "--mask-topic", samples.MASK_TOPIC]
 
 
 def _detector_arguments(options: argparse.Namespace, act: Act) -> list[str]:
@@ -162,7 +166,7 @@ def _detector_arguments(options: argparse.Namespace, act: Act) -> list[str]:
 def replay(options: argparse.Namespace, act: Act, console: Console) -> dict[str, Any]:
     """`flowclas replay` of the act's bag against its ground truth; its figures."""
     output = act.folder / "replay"
-    arguments = [str(act.source), "--checkpoint", str(act.checkpoint), "--mask-topic", act.mask_topic]
+    arguments = [str(act.source), "--checkpoint", str(act.checkpoint), *_topics()]
     arguments += ["--output", str(output), "--device", options.device, "--overwrite"]
     with processes() as start, console.status("replaying the bag against its ground truth ..."):
         process = start("cli", "replay", *arguments, log=act.folder / "replay.log")

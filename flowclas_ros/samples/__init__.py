@@ -12,7 +12,8 @@ from flowclas_ros.errors import FlowclasError
 
 FOLDER = Path(__file__).resolve().parent
 DOMAINS = ("orbit", "road")
-MASK_TOPIC = "/camera/ground_truth"  # in the bags: 0 normal, 1 anomaly, 255 ignored, with its frame's stamp
+IMAGE_TOPIC = "/camera/image_raw/compressed"  # of the bags
+MASK_TOPIC = "/ground_truth/mask"  # 0 normal, 1 anomaly, 255 ignored, with its frame's stamp
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,14 @@ def __getattr__(name: str) -> object:
 
 
 def render(
-    domain: str, seed: int, *, frames: int, width: int = 320, height: int = 240, fps: float = 10.0, anomalies: str = "none"
+    domain: str,
+    seed: int,
+    *,
+    frames: int,
+    width: int = 320,
+    height: int = 240,
+    fps: float = 10.0,
+    anomalies: str = "none",
 ) -> Iterator[SceneFrame]:
     """A camera's way through the scene of a seed. The same arguments give the same pixels on the same machine.
 
@@ -41,7 +48,9 @@ def render(
 
     Raises FlowclasError for an argument out of range, and where MuJoCo or what it renders with is missing.
     """
-    _check(domain, seed, frames, anomalies in ANOMALIES, f"anomalies '{anomalies}' is not one of {', '.join(ANOMALIES)}")
+    _check(
+        domain, seed, frames, anomalies in ANOMALIES, f"anomalies '{anomalies}' is not one of {', '.join(ANOMALIES)}"
+    )
     if not (SIZES[0] <= width <= SIZES[1] and SIZES[0] <= height <= SIZES[1]):
         raise FlowclasError(f"a picture of {width}x{height} pixels: each side must be {SIZES[0]} to {SIZES[1]}")
     if not 0.1 <= fps <= 1000:

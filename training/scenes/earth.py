@@ -20,7 +20,9 @@ class Earth:
     def __init__(self, seed: int, rng: np.random.Generator, eye: np.ndarray):
         """eye: (4, 4) the camera's first pose; the sun is put somewhere on its side, so that what it sees is lit."""
         self.up = _unit(np.array([*rng.normal(0, 0.22, 2), 1.0]))
-        self.sun = _unit(-eye[:3, 2] * rng.uniform(0.1, 1.0) + 0.8 * _unit(rng.normal(size=3)) + [0, 0, rng.uniform(0.2, 0.9)])
+        self.sun = _unit(
+            -eye[:3, 2] * rng.uniform(0.6, 1.3) + 0.8 * _unit(rng.normal(size=3)) + [0, 0, rng.uniform(0.1, 0.6)]
+        )
         along = _unit(np.cross(self.up, rng.normal(size=3)))
         self._axes = np.stack([along, np.cross(self.up, along)], 1).astype(np.float32)
         self._ground = _ground(np.random.default_rng([seed, 2]))
@@ -41,14 +43,18 @@ class Earth:
         longitude = np.arctan2(rays[..., 1], rays[..., 0]) / (2 * np.pi) + 0.5
         latitude = np.arccos(np.clip(rays[..., 2], -1, 1)) / np.pi
         rows, columns = self._stars.shape[:2]
-        picture = cv2.remap(self._stars, longitude * columns, latitude * rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        picture = cv2.remap(
+            self._stars, longitude * columns, latitude * rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+        )
         above = height * np.sqrt(np.clip(1 - rise**2, 0, 1)) - RADIUS  # km by which a ray misses the ground
         above = np.where(rise < 0, np.maximum(above, 0), 1e4)
         day = float(np.clip(0.15 + 0.85 * (self.sun @ self.up + 0.35) / 0.7, 0.05, 1))
         glow = day * np.exp(-above / LIMB)[..., None]
         return picture + glow * np.array([0.42, 0.66, 1.0], np.float32) + glow**4 * 0.4
 
-    def _surface(self, rays: np.ndarray, rise: np.ndarray, inside: np.ndarray, height: float, time: float) -> np.ndarray:
+    def _surface(
+        self, rays: np.ndarray, rise: np.ndarray, inside: np.ndarray, height: float, time: float
+    ) -> np.ndarray:
         distance = -height * rise - np.sqrt(inside)
         normal = (height * self.up + distance[:, None] * rays) / RADIUS
         place = (normal @ self._axes * RADIUS + [SPEED * time, 0]) / TEXEL

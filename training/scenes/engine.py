@@ -109,7 +109,7 @@ class Renderer:
         return self._rgb[::-1].copy(), self._raw_depth[::-1] > 0
 
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W) int32 geom ids, -1 for none, and (H, W) float32 depth along the optical axis in metres, inf for none."""
+        """(H, W) int32 geom ids, -1 for none; (H, W) float32 depth along the optical axis in metres, inf for none."""
         self._draw(segment=True)
         coded = self._rgb[::-1].astype(np.int32)
         index = coded[..., 0] + (coded[..., 1] << 8) + (coded[..., 2] << 16)

@@ -10,21 +10,27 @@ import numpy as np
 
 from flowclas_ros.training.scenes import lone
 from flowclas_ros.training.scenes.film import SceneFrame, shoot
-from flowclas_ros.training.scenes.world import Parts
 
 EPISODE = 20.0  # seconds of one scene
 
 
-def play(domain: str, seed: int, frames: int, size: tuple[int, int], fps: float, anomalies: str) -> Iterator[SceneFrame]:
+def play(
+    domain: str, seed: int, frames: int, size: tuple[int, int], fps: float, anomalies: str
+) -> Iterator[SceneFrame]:
     """See `render`."""
     module = _module(domain)
     kinds = None if anomalies == "none" else _kinds(domain, anomalies)
-    each = max(1, round(EPISODE * fps))
+    each = frames_per_scene(fps)
     for start in range(0, frames, each):
         count = min(each, frames - start)
         own = int(np.random.default_rng([seed, start // each, 5]).integers(2**31)) if start else seed
         scene = module.build(own, size, EPISODE, kinds)
         yield from shoot(scene, own, count, *size, fps, first=start)
+
+
+def frames_per_scene(fps: float) -> int:
+    """After how many frames a new scene begins."""
+    return max(1, round(EPISODE * fps))
 
 
 def cut_out(domain: str, seed: int, count: int, kinds: str) -> list[np.ndarray]:
@@ -42,6 +48,3 @@ def _module(domain: str) -> ModuleType:
 def _kinds(domain: str, which: str) -> dict:
     objects = importlib.import_module(f"flowclas_ros.training.scenes.{domain}_objects")
     return dict(getattr(objects, which.upper()))
-
-
-__all__ = ["Parts", "cut_out", "play"]

@@ -1,4 +1,4 @@
-"""From a stage to camera frames: sub-frames averaged over the shutter, backdrop, haze, lens and sensor, ground truth."""
+"""From a stage to camera frames: sub-frames averaged over the shutter, backdrop, haze, lens, sensor, ground truth."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from flowclas_ros.training.scenes.engine import Renderer
 from flowclas_ros.training.scenes.stage import Scene, Stage
 
 SHUTTER = 0.02  # seconds open, at most; less at high frame rates
-# when in the shutter's time (0 the middle), and shifted by what part of a pixel: a rotated grid, so that edges are smooth
+# when in the shutter's time (0 the middle), and shifted by what part of a pixel: a rotated grid smooths edges
 SUBFRAMES = ((-0.375, 0.125, -0.375), (-0.125, 0.375, 0.125), (0.125, -0.375, -0.125), (0.375, -0.125, 0.375))
 SMALLEST = 20 / (320 * 240)  # share of the picture under which an object's pixels are 255 in the mask: a speck
+GAINS = (0.75, 1.9)  # least and most that the exposure is turned by, so that the brighter parts come near to white
 SETTLING = 1.5  # seconds before the first frame
 
 
@@ -25,7 +26,8 @@ class SceneFrame:
     stamp: seconds from the start. image: (H, W, 3) uint8 RGB. mask: (H, W) uint8, 0 normal, 1 anomaly, 255 the pixel
     around an anomaly's edge, and anomalies too small to be told. depth: (H, W) float32 metres along the optical axis,
     inf for the sky. objects: (H, W) uint16, 0 none, else the number of the anomalous object. camera_matrix: (3, 3)
-    float64 with pixel centres at whole numbers. camera_pose: (4, 4) float64 world_from_optical, x right, y down, z ahead.
+    float64 with pixel centres at whole numbers. camera_pose: (4, 4) float64 world_from_optical (x right, y down, z
+    ahead).
     """
 
     stamp: float
@@ -43,7 +45,9 @@ def camera_matrix(width: int, height: int, fovy: float) -> np.ndarray:
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
 
 
-def shoot(scene: Scene, seed: int, frames: int, width: int, height: int, fps: float, first: int = 0) -> Iterator[SceneFrame]:
+def shoot(
+    scene: Scene, seed: int, frames: int, width: int, height: int, fps: float, first: int = 0
+) -> Iterator[SceneFrame]:
     """The scene's first frames; first: how many came before it, for their stamps alone."""
     stage = Stage(scene, -SETTLING)
     renderer = Renderer(stage.model, width, height, scene.fovy, scene.near, scene.far)
@@ -105,6 +109,7 @@ class _Camera:
         self._cast = 1 + rng.normal(0, 0.02, 3).astype(np.float32)
         self._drift = rng.uniform(0.15, 0.5, 2), rng.uniform(0, 6.3, 2)
         self._gain = scene.exposure * rng.uniform(0.9, 1.1)
+        self._adapted = 0.0  # the gain found on the first frame
         self._radius = max(height / 40, 1.0)
 
     def expose(self, colour: np.ndarray, cover: np.ndarray, depth: np.ndarray, index: int, time: float) -> np.ndarray:
@@ -119,8 +124,11 @@ class _Camera:
         if cover.min() < 1:
             rays = (self._rays @ pose[:3, :3].T.astype(np.float32)).astype(np.float32)
             picture = picture + (1 - cover[..., None]) * scene.backdrop(rays, pose, time)
+        if not self._adapted:
+            level = float(np.percentile(picture.max(2), 85))
+            self._adapted = float(np.clip(0.72 / max(level, 1e-3), *GAINS))
         waves = np.sin(self._drift[0] * time * 2 * np.pi + self._drift[1]).sum()
-        picture = picture * self._vignette * self._cast * (self._gain * (1 + 0.06 * waves))
+        picture = picture * self._vignette * self._cast * (self._gain * self._adapted * (1 + 0.06 * waves))
         picture = self._bloom(picture)
         picture = np.where(picture > 0.8, 1 - 0.2 * np.exp(-(picture - 0.8) / 0.2), picture)  # a soft shoulder
         return self._sense(picture, index)

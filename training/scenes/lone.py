@@ -28,8 +28,8 @@ def _batch(seed: int, things: list[Parts], rng: np.random.Generator, upright: bo
     world = World(seed % 2**31, (SIDE, SIDE), gravity=0.0, extent=5.0, shadow=1024)
     for number, parts in enumerate(things):
         world.body(f"thing {number}", centred(parts))
-    world.light((0, 0, -1), (0.9, 0.9, 0.86), ambient=(0.12, 0.12, 0.13), shadow=True, reach=8.0)
-    world.light((0, 0, 1), (0.18, 0.19, 0.22), specular=0.0)
+    world.light((0, 0, -1), (1.0, 1.0, 0.96), ambient=(0.2, 0.2, 0.21), shadow=True, reach=8.0)
+    world.light((0, 0, 1), (0.3, 0.3, 0.33), specular=0.0)
     model, data = world.compile()
     renderer = Renderer(model, SIDE, SIDE, FOVY, 0.2, 40.0)
     try:
@@ -38,17 +38,21 @@ def _batch(seed: int, things: list[Parts], rng: np.random.Generator, upright: bo
             turn = rotation("z", rng.uniform(0, 360)) if upright else random_rotation(rng)
             data.mocap_quat[number] = quaternion(turn)
         world.mj.mj_forward(model, data)
-        return [_portrait(renderer, data, number, parts_size(parts), rng, upright) for number, parts in enumerate(things)]
+        return [
+            _portrait(renderer, data, number, parts_size(parts), rng, upright) for number, parts in enumerate(things)
+        ]
     finally:
         renderer.close()
 
 
-def _portrait(renderer: Renderer, data: object, number: int, size: float, rng: np.random.Generator, upright: bool) -> np.ndarray:
+def _portrait(
+    renderer: Renderer, data: object, number: int, size: float, rng: np.random.Generator, upright: bool
+) -> np.ndarray:
     middle = np.array([APART * number, 0, 0])
     tilt = np.deg2rad(rng.uniform(5, 25) if upright else 20)
     distance = 0.72 * size / np.tan(np.deg2rad(FOVY / 2))
     pose = looking(middle + distance * np.array([0, -np.cos(tilt), np.sin(tilt)]), middle)
-    sun = np.array([rng.uniform(-0.9, 0.9), rng.uniform(0.1, 1.0), -rng.uniform(0.3, 1.2)])
+    sun = np.array([rng.uniform(-0.9, 0.9), rng.uniform(0.4, 1.2), -rng.uniform(0.3, 1.2)])
     total, cover = np.zeros((SIDE, SIDE, 3), np.float32), np.zeros((SIDE, SIDE), np.float32)
     for _, right, down in SUBFRAMES:
         renderer.update(data, pose, (right, down))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def rod(start: Vector, end: Vector, radius: float, slices: int = 8) -> Mesh:
 
 def tube(points: np.ndarray, radius: float, slices: int = 8) -> Mesh:
     """Rods from each point (n, 3) to the next."""
-    return join([rod(a, b, radius, slices) for a, b in zip(points[:-1], points[1:], strict=True)])
+    return join([rod(a, b, radius, slices) for a, b in pairwise(points)])
 
 
 def ring(radius: float, thickness: float, slices: int = 24, sides: int = 8) -> Mesh:
@@ -216,7 +217,9 @@ def leaves(rng: np.random.Generator, count: int, size: float) -> Mesh:
     corners = [centre + size * (i * a + j * b) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     vertices = np.stack(corners, 1).reshape(-1, 3)
     normals = np.repeat(_unit(direction + 0.35 * rng.normal(size=(count, 3))), 4, 0)
-    uv = np.repeat(rng.uniform(0, 1, (count, 2)), 4, 0) + np.tile([[0, 0], [0.06, 0], [0.06, 0.06], [0, 0.06]], (count, 1))
+    uv = np.repeat(rng.uniform(0, 1, (count, 2)), 4, 0) + np.tile(
+        [[0, 0], [0.06, 0], [0.06, 0.06], [0, 0.06]], (count, 1)
+    )
     first = 4 * np.arange(count)[:, None]
     one = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]])
     return Mesh(vertices, normals, uv, np.concatenate([one, one[:, ::-1]]))

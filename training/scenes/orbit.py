@@ -35,19 +35,28 @@ Parts = list[tuple[Mesh, Look]]
 def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None) -> Scene:
     """The scene of a seed, good for so many seconds, with foreign things of these kinds adrift."""
     rng = np.random.default_rng([seed, 1])
-    world = World(seed, size, gravity=0.0, extent=16.0)
+    world = World(seed, size, gravity=0.0, extent=13.0)
     length = _modules(world, rng)
     _truss(world, rng)
     rails = _arrays(world, rng)
     arm = Manipulator(world, rng, length)
     camera, eye = _camera(rng, arm, length)
     earth = Earth(seed, rng, eye)
-    world.light(-earth.sun, (0.95, 0.93, 0.88), ambient=(0.015, 0.016, 0.02), shadow=True, reach=30.0)
-    world.light((0, 0, 1.0), np.array([0.10, 0.13, 0.18]) * rng.uniform(0.6, 1.4), specular=0.0)  # from the Earth
+    world.light(-earth.sun, (0.95, 0.93, 0.88), ambient=(0.03, 0.032, 0.038), shadow=True, reach=30.0)
+    world.light((0, 0, 1.0), np.array([0.15, 0.18, 0.24]) * rng.uniform(0.7, 1.4), specular=0.0)  # from the Earth
     scene = Scene(
-        world, camera, earth, rails, arm.joints, (), FOVY, near=0.2, far=200.0, occlusion=0.7,
+        world,
+        camera,
+        earth,
+        rails,
+        arm.joints,
+        (),
+        FOVY,
+        near=0.2,
+        far=200.0,
+        occlusion=0.7,
         exposure=float(rng.uniform(0.95, 1.2)),
-    )  # fmt: skip
+    )
     return scene if kinds is None else replace(scene, foreign=adrift(scene, kinds, seed, size, seconds))
 
 
@@ -78,10 +87,15 @@ def _module(rng: np.random.Generator, length: float, shell: Look) -> Parts:
     """A module along z about the origin: shell, cones, ports, windows, handrails, boxes."""
     h, r = length / 2, RADIUS
     body = m.lathe([(r, -h + 0.6 + (length - 1.2) * i / 8) for i in range(0, 9)], 40)
-    ends = m.lathe([(0.9, -h), (1.3, -h), (r, -h + 0.6)], 40, (4, 0.3)), m.lathe([(r, h - 0.6), (1.3, h), (0.9, h)], 40, (4, 0.3))
+    ends = (
+        m.lathe([(0.9, -h), (1.3, -h), (r, -h + 0.6)], 40, (4, 0.3)),
+        m.lathe([(r, h - 0.6), (1.3, h), (0.9, h)], 40, (4, 0.3)),
+    )
     parts: Parts = [(body, shell), (ends[0], METAL), (ends[1], METAL)]
     for z in (-h + 0.6, h - 0.6, *(rng.uniform(-h + 1, h - 1, 1))):
-        parts.append((m.lathe([(r, z - 0.09), (r + 0.07, z - 0.06), (r + 0.07, z + 0.06), (r, z + 0.09)], 40, (8, 1)), METAL))
+        parts.append(
+            (m.lathe([(r, z - 0.09), (r + 0.07, z - 0.06), (r + 0.07, z + 0.06), (r, z + 0.09)], 40, (8, 1)), METAL)
+        )
     for _ in range(int(rng.integers(5, 9))):
         parts += _on_shell(_handrail(rng.uniform(0.8, 1.8)), rng.uniform(0, 360), r, rng.uniform(-h + 1.3, h - 1.3))
     for _ in range(int(rng.integers(2, 5))):
@@ -97,8 +111,19 @@ def _module(rng: np.random.Generator, length: float, shell: Look) -> Parts:
 
 def _on_shell(parts: Parts, angle: float, radius: float, along: float) -> Parts:
     """Parts that stand on z = 0, put upright on a shell around z: their x goes along it."""
-    return [(mesh.turned("y", -90).turned("x", 180).turned("y", 0).turned("z", 180).at(-radius).turned("z", angle).at(z=along), look)
-            for mesh, look in parts]  # fmt: skip
+    return [
+        (
+            mesh.turned("y", -90)
+            .turned("x", 180)
+            .turned("y", 0)
+            .turned("z", 180)
+            .at(-radius)
+            .turned("z", angle)
+            .at(z=along),
+            look,
+        )
+        for mesh, look in parts
+    ]
 
 
 def _handrail(length: float) -> Parts:
@@ -108,14 +133,20 @@ def _handrail(length: float) -> Parts:
 
 def _window() -> Parts:
     frame = m.lathe([(0.46, -0.05), (0.46, 0.08), (0.32, 0.1), (0.3, 0.05)], 24)
-    bolts = [(m.cylinder(0.025, 0.03, 6).at(0.39 * np.cos(a), 0.39 * np.sin(a), 0.1), DARK) for a in np.arange(8) * np.pi / 4]
+    bolts = [
+        (m.cylinder(0.025, 0.03, 6).at(0.39 * np.cos(a), 0.39 * np.sin(a), 0.1), DARK) for a in np.arange(8) * np.pi / 4
+    ]
     return [(frame, METAL), (m.cylinder(0.31, 0.06, 24).at(z=0.03), GLASS), *bolts]
 
 
 def _antenna() -> Parts:
     bowl = m.lathe([(0.55, 0.62), (0.35, 0.48), (0.08, 0.42)], 24)
-    return [(m.rod((0, 0, 0), (0, 0, 0.45), 0.05), METAL), (bowl, WHITE), (m.lathe([(0.08, 0.4), (0.35, 0.46), (0.56, 0.61)], 24), METAL),
-            (m.rod((0, 0, 0.42), (0, 0, 0.85), 0.02), DARK)]  # fmt: skip
+    return [
+        (m.rod((0, 0, 0), (0, 0, 0.45), 0.05), METAL),
+        (bowl, WHITE),
+        (m.lathe([(0.08, 0.4), (0.35, 0.46), (0.56, 0.61)], 24), METAL),
+        (m.rod((0, 0, 0.42), (0, 0, 0.85), 0.02), DARK),
+    ]
 
 
 def _truss(world: World, rng: np.random.Generator) -> None:
@@ -131,12 +162,20 @@ def _truss(world: World, rng: np.random.Generator) -> None:
                 a, b = ((x0, z0), (x1, z1)) if i % 2 else ((x1, z1), (x0, z0))
                 bars.append(m.rod((a[0], at, a[1]), (b[0], at + bay, b[1]), 0.035, 6))
     world.fixed([(bar.at(z=height), METAL) for bar in bars])
-    world.fixed([(m.rod((x, 0.4 * s, RADIUS - 0.2), (x, 0.6 * s, height - half), 0.09), METAL) for x in (-0.6, 0.6) for s in (-1, 1)])
+    world.fixed(
+        [
+            (m.rod((x, 0.4 * s, RADIUS - 0.2), (x, 0.6 * s, height - half), 0.09), METAL)
+            for x in (-0.6, 0.6)
+            for s in (-1, 1)
+        ]
+    )
     for at in y[:-1]:
         if rng.random() < 0.55:
             block = m.box(rng.uniform(0.7, 1.3), rng.uniform(0.7, 1.3), rng.uniform(0.4, 1.0), 0.7)
             look = [GOLD, WHITE, METAL, DARK][rng.integers(4)]
-            world.fixed([(block.at(rng.uniform(-0.3, 0.3), at + bay / 2, height + float(rng.choice([-0.9, 0.9]))), look)])
+            world.fixed(
+                [(block.at(rng.uniform(-0.3, 0.3), at + bay / 2, height + float(rng.choice([-0.9, 0.9]))), look)]
+            )
     for side in (-1, 1):  # radiators hang beneath
         if rng.random() < 0.8:
             fin = m.box(0.06, 2.6, 4.2, 1.3)
@@ -175,7 +214,9 @@ class Manipulator:
     def __init__(self, world: World, rng: np.random.Generator, length: float):
         side = float(rng.choice([-1, 1]))
         self.base = np.array([rng.uniform(-0.3, 0.3) * length, side * RADIUS * 0.75, RADIUS * 0.72])
-        self._rest = np.array([side * rng.uniform(40, 140), rng.uniform(20, 60), rng.uniform(40, 100), rng.uniform(-40, 40)])
+        self._rest = np.array(
+            [side * rng.uniform(40, 140), rng.uniform(20, 60), rng.uniform(40, 100), rng.uniform(-40, 40)]
+        )
         self._swing = rng.uniform(3, 9, 4)
         self._pace, self._phase = rng.uniform(0.05, 0.13, 4), rng.uniform(0, 6.3, 4)
         self.joints = {f"joint {i}": (lambda time, i=i: float(np.deg2rad(self.angles(time)[i]))) for i in range(4)}
@@ -190,12 +231,21 @@ class Manipulator:
         yaw, shoulder, elbow, _ = self.angles(time)
         out = rotation("z", yaw) @ rotation("y", shoulder)
         up = np.array([0, 0, 1.0])
-        return np.asarray(self.base + [0, 0, 0.5] + out @ (self.LINKS[0] * up + rotation("y", elbow) @ (self.LINKS[1] * up)))
+        return np.asarray(
+            self.base + [0, 0, 0.5] + out @ (self.LINKS[0] * up + rotation("y", elbow) @ (self.LINKS[1] * up))
+        )
 
     def _build(self, world: World) -> None:
         mj, parent = world.mj, None
         pedestal = [(m.cylinder(0.42, 0.9).at(z=0.05), DARK), (m.cylinder(0.32, 0.3).at(z=0.4), METAL)]
-        for number, (axis, at) in enumerate((((0, 0, 1), self.base), ((0, 1, 0), (0, 0, 0.5)), ((0, 1, 0), (0, 0, self.LINKS[0])), ((0, 1, 0), (0, 0, self.LINKS[1])))):
+        for number, (axis, at) in enumerate(
+            (
+                ((0, 0, 1), self.base),
+                ((0, 1, 0), (0, 0, 0.5)),
+                ((0, 1, 0), (0, 0, self.LINKS[0])),
+                ((0, 1, 0), (0, 0, self.LINKS[1])),
+            )
+        ):
             parts = pedestal if number == 0 else self._link(self.LINKS[number - 1], hand=number == 3)
             parent = world.body(f"arm {number}", parts, parent=parent, kind="hinged", at=at)
             parent.add_joint(name=f"joint {number}", type=mj.mjtJoint.mjJNT_HINGE, axis=list(axis))
@@ -205,7 +255,12 @@ class Manipulator:
         joint = [(m.cylinder(0.26, 0.62).turned("x", 90), METAL), (m.cylinder(0.2, 0.68).turned("x", 90), DARK)]
         if hand:
             fingers = [(m.box(0.08, 0.1, 0.3).at(s * 0.14, 0, length + 0.1), DARK) for s in (-1, 1)]
-            return [*joint, (m.cylinder(0.2, length).at(z=length / 2), ARM), (m.cylinder(0.24, 0.2).at(z=length), RAIL), *fingers]
+            return [
+                *joint,
+                (m.cylinder(0.2, length).at(z=length / 2), ARM),
+                (m.cylinder(0.24, 0.2).at(z=length), RAIL),
+                *fingers,
+            ]
         bands = [(m.cylinder(0.205, 0.12).at(z=z), RAIL if i else DARK) for i, z in enumerate((0.5, length - 0.5))]
         return [*joint, (m.cylinder(0.19, length - 0.3, 20, (1, 1)).at(z=length / 2), ARM), *bands]
 
@@ -213,7 +268,9 @@ class Manipulator:
 def _camera(rng: np.random.Generator, arm: Manipulator, length: float) -> tuple:
     """The camera's way and where it is at first: by the arm's wrist, or on a mast that pans."""
     side = float(np.sign(arm.base[1])) if rng.random() < 0.5 else float(rng.choice([-1, 1]))
-    mast = np.array([rng.choice([-1, 1]) * rng.uniform(0.35, 0.6) * length, side * rng.uniform(4.5, 8.0), rng.uniform(-1.0, 6.5)])
+    mast = np.array(
+        [rng.choice([-1, 1]) * rng.uniform(0.35, 0.6) * length, side * rng.uniform(4.5, 8.0), rng.uniform(-1.0, 6.5)]
+    )
     on_arm = bool(rng.random() < 0.5)
     target = np.array([rng.uniform(-0.25, 0.25) * length, -side * rng.uniform(0, 1.5), rng.uniform(-1.0, 2.5)])
     sway, pace, phase = rng.uniform(0.3, 1.2, 3) * [1, 0.5, 0.5], rng.uniform(0.04, 0.1, 3), rng.uniform(0, 6.3, 3)
@@ -223,8 +280,8 @@ def _camera(rng: np.random.Generator, arm: Manipulator, length: float) -> tuple:
         at = mast
         if on_arm:
             wrist = arm.wrist(time)
-            out = (wrist - target) * [1, 1, 1]
-            at = wrist + 1.2 * out / np.linalg.norm(out) + [0, 0, 0.5]
+            out = wrist - target
+            at = wrist + 1.8 * out / np.linalg.norm(out) + [0, 0, 0.9]
         aim = target + sway * np.sin(2 * np.pi * pace * time + phase)
         return looking(at, aim, roll=roll + 0.02 * np.sin(0.3 * time + phase[0]))
 

@@ -31,6 +31,7 @@ CELL_BACK = Look("panel back", tex.mottled((150, 96, 50), 0.15))
 SCORCHED = Look("scorched metal", tex.mottled((138, 112, 92), 0.35, 4), specular=0.6, shininess=0.5)
 DISH_FACE = Look("dish face", tex.mottled((214, 206, 188), 0.06))
 
+
 def wrench(rng: np.random.Generator) -> Parts:
     """An open-ended spanner."""
     length = rng.uniform(0.5, 0.8)
@@ -50,7 +51,10 @@ def hammer(rng: np.random.Generator) -> Parts:
         (m.cylinder(0.028, 0.45, 10).at(z=0.1), DARK),
         (m.cylinder(0.04, 0.26, 12).at(z=-0.22), grip),
         (m.cylinder(0.065, 0.2, 14).turned("y", 90).at(0.06, 0, 0.33), STEEL),
-        (m.extrude([(0, -0.05), (0.2, -0.01), (0.2, 0.01), (0, 0.05)], 0.09).turned("z", 180).at(-0.04, 0, 0.33), STEEL),
+        (
+            m.extrude([(0, -0.05), (0.2, -0.01), (0.2, 0.01), (0, 0.05)], 0.09).turned("z", 180).at(-0.04, 0, 0.33),
+            STEEL,
+        ),
     ]
 
 
@@ -83,13 +87,19 @@ def canister(rng: np.random.Generator) -> Parts:
     """A gas bottle with a valve."""
     look = [GREEN, RED, YELLOW][rng.integers(3)]
     body = m.lathe([(1e-4, -0.3), (0.13, -0.28), (0.13, 0.2), (0.09, 0.28), (0.04, 0.3), (0.04, 0.36), (1e-4, 0.36)])
-    return [(body, look), (m.ring(0.07, 0.014).at(z=0.4), DARK), (m.cylinder(0.02, 0.1, 8).at(z=0.38), BRASS),
-            (m.cylinder(0.133, 0.06).at(z=0.05), WHITE)]  # fmt: skip
+    return [
+        (body, look),
+        (m.ring(0.07, 0.014).at(z=0.4), DARK),
+        (m.cylinder(0.02, 0.1, 8).at(z=0.38), BRASS),
+        (m.cylinder(0.133, 0.06).at(z=0.05), WHITE),
+    ]
 
 
 def foil_sheet(rng: np.random.Generator) -> Parts:
     """A torn piece of insulation."""
-    return [(m.sheet(rng, rng.uniform(0.5, 0.9), rng.uniform(0.35, 0.6), 0.05), CRUMPLED if rng.random() < 0.6 else SILVER)]
+    return [
+        (m.sheet(rng, rng.uniform(0.5, 0.9), rng.uniform(0.35, 0.6), 0.05), CRUMPLED if rng.random() < 0.6 else SILVER)
+    ]
 
 
 def bracket(rng: np.random.Generator) -> Parts:
@@ -102,7 +112,10 @@ def bracket(rng: np.random.Generator) -> Parts:
 def strut(rng: np.random.Generator) -> Parts:
     """A broken rod with fittings and a frayed end."""
     length = rng.uniform(0.7, 1.1)
-    parts = [(m.rod((-length / 2, 0, 0), (length / 2, 0, 0), 0.04, 12), CARBON), (m.ring(0.06, 0.03).turned("y", 90).at(-length / 2), RED)]
+    parts = [
+        (m.rod((-length / 2, 0, 0), (length / 2, 0, 0), 0.04, 12), CARBON),
+        (m.ring(0.06, 0.03).turned("y", 90).at(-length / 2), RED),
+    ]
     for _ in range(7):
         tip = np.array([length / 2 + rng.uniform(0.05, 0.16), *rng.normal(0, 0.05, 2)])
         parts.append((m.rod((length / 2 - 0.02, 0, 0), tip, 0.01, 5), CARBON))
@@ -111,16 +124,27 @@ def strut(rng: np.random.Generator) -> Parts:
 
 def circuit_box(rng: np.random.Generator) -> Parts:
     """An open electronics unit."""
-    parts = [(m.box(0.42, 0.32, 0.05), BOARD), (m.box(0.46, 0.03, 0.14).at(0, 0.17, 0.04), STEEL), (m.box(0.46, 0.03, 0.14).at(0, -0.17, 0.04), STEEL)]
+    parts = [
+        (m.box(0.42, 0.32, 0.05), BOARD),
+        (m.box(0.46, 0.03, 0.14).at(0, 0.17, 0.04), STEEL),
+        (m.box(0.46, 0.03, 0.14).at(0, -0.17, 0.04), STEEL),
+    ]
     for _ in range(8):
         x, y = rng.uniform(-0.17, 0.17), rng.uniform(-0.12, 0.12)
-        parts.append((m.box(rng.uniform(0.04, 0.1), rng.uniform(0.03, 0.08), 0.06).at(x, y, 0.05), RUBBER if rng.random() < 0.6 else BRASS))
+        parts.append(
+            (
+                m.box(rng.uniform(0.04, 0.1), rng.uniform(0.03, 0.08), 0.06).at(x, y, 0.05),
+                RUBBER if rng.random() < 0.6 else BRASS,
+            )
+        )
     return parts
 
 
 def cell_shard(rng: np.random.Generator) -> Parts:
     """A piece broken off a solar panel, its back brown."""
-    points = np.array([[np.cos(a), np.sin(a)] for a in np.sort(rng.uniform(0, 2 * np.pi, 6))]) * rng.uniform(0.25, 0.5, (6, 1))
+    points = np.array([[np.cos(a), np.sin(a)] for a in np.sort(rng.uniform(0, 2 * np.pi, 6))]) * rng.uniform(
+        0.25, 0.5, (6, 1)
+    )
     plate = m.extrude([(float(x), float(z)) for x, z in points], 0.02)
     return [(plate.tiled(2, 2), SHARD), (plate.scaled(0.97, 1.0, 0.97).at(y=0.014), CELL_BACK)]
 
@@ -140,8 +164,12 @@ def drill(rng: np.random.Generator) -> Parts:
 def tank(rng: np.random.Generator) -> Parts:
     """A scorched spherical tank with a band and a stub."""
     r = rng.uniform(0.24, 0.36)
-    return [(m.ellipsoid(r, r, r, 20), SCORCHED), (m.ring(r, 0.02, 30), DARK), (m.cylinder(0.05, 0.16).at(z=r), STEEL),
-            (m.rod((0, 0, -r), (0.12, 0.05, -r - 0.18), 0.025), COPPER)]  # fmt: skip
+    return [
+        (m.ellipsoid(r, r, r, 20), SCORCHED),
+        (m.ring(r, 0.02, 30), DARK),
+        (m.cylinder(0.05, 0.16).at(z=r), STEEL),
+        (m.rod((0, 0, -r), (0.12, 0.05, -r - 0.18), 0.025), COPPER),
+    ]
 
 
 def camera(rng: np.random.Generator) -> Parts:
@@ -152,7 +180,13 @@ def camera(rng: np.random.Generator) -> Parts:
         (m.cylinder(0.11, 0.2, 20).turned("x", 90).at(0, -0.18, -0.01), DARK),
         (m.ring(0.11, 0.016).turned("x", 90).at(0, -0.24, -0.01), RED),
         (m.ellipsoid(0.09, 0.03, 0.09).at(0, -0.28, -0.01), GLASS),
-        (m.tube(np.array([[-0.18, 0, 0.1], [-0.32, 0.05, 0.25], [-0.1, 0.1, 0.42], [0.22, 0.06, 0.3], [0.18, 0, 0.1]]), 0.014), ORANGE),
+        (
+            m.tube(
+                np.array([[-0.18, 0, 0.1], [-0.32, 0.05, 0.25], [-0.1, 0.1, 0.42], [0.22, 0.06, 0.3], [0.18, 0, 0.1]]),
+                0.014,
+            ),
+            ORANGE,
+        ),
     ]
 
 
@@ -160,7 +194,12 @@ def cable_coil(rng: np.random.Generator) -> Parts:
     """A coil of hose with a loose end."""
     parts: list[tuple[m.Mesh, Look]] = []
     for i in range(4):
-        parts.append((m.ring(0.26 + 0.012 * rng.normal(), 0.032).turned("x", 5 * rng.normal()).at(z=0.055 * i), ORANGE if i % 2 else COPPER))
+        parts.append(
+            (
+                m.ring(0.26 + 0.012 * rng.normal(), 0.032).turned("x", 5 * rng.normal()).at(z=0.055 * i),
+                ORANGE if i % 2 else COPPER,
+            )
+        )
     t = np.linspace(0, 1, 9)
     loose = np.column_stack([0.26 + 0.35 * t, 0.18 * np.sin(5 * t), 0.2 * t + 0.1 * np.cos(6 * t)])
     return [*parts, (m.tube(loose, 0.03), ORANGE), (m.cylinder(0.045, 0.1).turned("y", 60).at(*loose[-1]), BRASS)]
@@ -171,13 +210,22 @@ def dish(rng: np.random.Generator) -> Parts:
     depth = [(0.03, 0), (0.12, 0.015), (0.24, 0.06), (0.34, 0.13)]
     front = m.lathe([*depth[::-1]], 26)  # from the rim inwards: the normals look up
     back = m.lathe(depth, 26).at(z=-0.01)
-    return [(front, DISH_FACE), (back, DARK), (m.rod((0, 0, 0), (0, 0, 0.3), 0.015), STEEL),
-            (m.ellipsoid(0.04, 0.04, 0.05).at(z=0.3), RED), (m.tube(np.array([[0, 0, 0], [0.05, 0, -0.15], [0.2, 0.05, -0.22]]), 0.025), BRASS)]  # fmt: skip
+    return [
+        (front, DISH_FACE),
+        (back, DARK),
+        (m.rod((0, 0, 0), (0, 0, 0.3), 0.015), STEEL),
+        (m.ellipsoid(0.04, 0.04, 0.05).at(z=0.3), RED),
+        (m.tube(np.array([[0, 0, 0], [0.05, 0, -0.15], [0.2, 0.05, -0.22]]), 0.025), BRASS),
+    ]
 
 
 def small_satellite(rng: np.random.Generator) -> Parts:
     """A cube with cells, rods out at its corners."""
-    parts = [(m.box(0.3, 0.3, 0.44), SHARD), (m.box(0.32, 0.32, 0.04).at(z=0.22), BRASS), (m.box(0.32, 0.32, 0.04).at(z=-0.22), BRASS)]
+    parts = [
+        (m.box(0.3, 0.3, 0.44), SHARD),
+        (m.box(0.32, 0.32, 0.04).at(z=0.22), BRASS),
+        (m.box(0.32, 0.32, 0.04).at(z=-0.22), BRASS),
+    ]
     for x, y in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
         parts.append((m.rod((x * 0.13, y * 0.13, 0.22), (x * 0.42, y * 0.42, 0.36), 0.01), STEEL))
     return [*parts, (m.cylinder(0.07, 0.06).at(z=0.26), GLASS)]

@@ -18,8 +18,9 @@ FOVY = 46.0  # degrees
 EYE = 1.55  # metres over the road
 LANE = -2.0  # metres, the middle of our lane
 SIGHT = 150.0  # metres of street before the camera at the end
-EVERY = 11.0  # metres from one foreign thing to the next, about
-CAR = 1.25  # metres to either side of the camera that stay clear
+EVERY = 9.0  # metres from one foreign thing to the next, about
+CAR = 1.35  # metres to either side of the camera that stay clear
+ONCOMING = 2.6  # metres, where the others drive
 
 
 def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None) -> Scene:
@@ -29,16 +30,32 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
     speed = rng.uniform(5.0, 9.0)
     world = World(seed, size, gravity=9.81, extent=34.0)
     street.lay(world, rng, -15.0, speed * seconds + SIGHT, lit=light.dusk > 0.3)
-    rails = _traffic(world, rng, speed, seconds, lit=light.dusk > 0.1)
+    quiet = bool(rng.random() < 0.5)  # nobody comes towards us
+    rails = _traffic(world, rng, speed, 0.0 if quiet else seconds, lit=light.dusk > 0.1)
     world.light(-light.sun, light.direct, specular=0.4, shadow=True, reach=70.0)
     world.light((0.15, 0.1, -1.0), light.ambient * 0.62, ambient=light.ambient * 0.55, specular=0.0)
     world.light((1.0, 0.0, -0.2), light.ambient * 0.3, specular=0.0)
     scene = Scene(
-        world, _drive(rng, speed), Sky(light, rng), rails, {}, (), FOVY, near=0.3, far=600.0, lights_follow=True,
-        exposure=float(rng.uniform(0.92, 1.08) * (1 + 0.35 * light.dusk)), noise=1.0 + 1.2 * light.dusk,
-        haze=(light.horizon * 0.9 + light.ambient * 0.1, float(rng.uniform(140, 500))), occlusion=0.75,
-    )  # fmt: skip
-    return scene if kinds is None else replace(scene, foreign=_scatter(world, kinds, seed, speed, seconds))
+        world,
+        _drive(rng, speed),
+        Sky(light, rng),
+        rails,
+        {},
+        (),
+        FOVY,
+        near=0.3,
+        far=600.0,
+        lights_follow=True,
+        exposure=float(rng.uniform(0.92, 1.12) * (1 - 0.22 * light.dusk)),
+        noise=1.0 + 1.2 * light.dusk,
+        haze=(light.horizon * 0.9 + light.ambient * 0.1, float(rng.uniform(140, 500))),
+        occlusion=0.75,
+    )
+    return (
+        scene
+        if kinds is None
+        else replace(scene, foreign=_scatter(world, kinds, seed, speed, seconds, street.ROADWAY if quiet else 1.1))
+    )
 
 
 def _drive(rng: np.random.Generator, speed: float) -> Callable[[float], np.ndarray]:
@@ -58,7 +75,9 @@ def _drive(rng: np.random.Generator, speed: float) -> Callable[[float], np.ndarr
     return pose
 
 
-def _traffic(world: World, rng: np.random.Generator, speed: float, seconds: float, lit: bool) -> dict[str, Callable[[float], Pose]]:
+def _traffic(
+    world: World, rng: np.random.Generator, speed: float, seconds: float, lit: bool
+) -> dict[str, Callable[[float], Pose]]:
     """Vehicles that come towards us, and perhaps one before us."""
     rails: dict[str, Callable[[float], Pose]] = {}
 
@@ -69,40 +88,47 @@ def _traffic(world: World, rng: np.random.Generator, speed: float, seconds: floa
         rails[name] = lambda time: (np.array([at + pace * time, y, 0.0]), turn)
 
     x = rng.uniform(15, 60)
-    while x < (speed + 9) * seconds:
-        send(x, 2.0 + rng.normal(0, 0.1), -rng.uniform(7, 10))
+    while x < (speed + 9) * seconds:  # never, on a quiet street
+        send(x, ONCOMING + rng.normal(0, 0.1), -rng.uniform(7, 10))
         x += rng.uniform(25, 120)
     if rng.random() < 0.55:
         send(rng.uniform(13, 30), LANE + rng.normal(0, 0.1), speed * rng.uniform(1.0, 1.15))
     return rails
 
 
-def _scatter(world: World, kinds: Kinds, seed: int, speed: float, seconds: float) -> list[Foreign]:
-    """Things that lie about, and some that roll up or fall, added to the world with a ground to lie on."""
+def _scatter(world: World, kinds: Kinds, seed: int, speed: float, seconds: float, left: float) -> list[Foreign]:
+    """Things that lie about, and some that roll up or fall, added to the world with a ground to lie on.
+
+    left: metres to the left of the road's middle up to which things lie on it.
+    """
     mj = world.mj
     world.spec.worldbody.add_geom(type=mj.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], group=5)
     for side in (-1, 1):
         middle, half = (street.PARKING + street.PAVEMENT) / 2, (street.PAVEMENT - street.PARKING) / 2
         world.spec.worldbody.add_geom(
-            type=mj.mjtGeom.mjGEOM_BOX, size=[2000, half, street.KERB / 2], pos=[0, side * middle, street.KERB / 2], group=5
+            type=mj.mjtGeom.mjGEOM_BOX,
+            size=[2000, half, street.KERB / 2],
+            pos=[0, side * middle, street.KERB / 2],
+            group=5,
         )
     rng = np.random.default_rng([seed, 4])
     found: list[Foreign] = []
     order: list[str] = []
-    x = rng.uniform(9, 14)
+    x = rng.uniform(5, 9)
     while x < speed * seconds + 50:
         order = order or list(rng.permutation(sorted(kinds)))
         kind = order.pop()
         name = f"foreign {len(found)}"
         world.body(name, centred(kinds[kind](rng), on_ground=True), kind="free")
-        found.append(_let_go(rng, name, kind, x, speed))
+        found.append(_let_go(rng, name, kind, x, speed, left))
         x += EVERY * rng.uniform(0.6, 1.5)
     return found
 
 
-def _let_go(rng: np.random.Generator, name: str, kind: str, x: float, speed: float) -> Foreign:
-    """Where and how a thing comes onto the road that lies before us at x."""
-    y = rng.choice([rng.uniform(LANE + CAR, street.ROADWAY), rng.uniform(-street.PAVEMENT + 0.8, LANE - CAR - 0.4)], p=[0.65, 0.35])
+def _let_go(rng: np.random.Generator, name: str, kind: str, x: float, speed: float, left: float) -> Foreign:
+    """Where and how a thing comes onto the road that lies before us at x, or onto a pavement."""
+    pavement = rng.choice([-1, 1]) * rng.uniform(street.PARKING + 0.6, street.PAVEMENT - 0.6)
+    y = pavement if rng.random() < 0.2 else rng.uniform(LANE + CAR, left)
     ground = street.KERB if abs(y) > street.PARKING - 0.6 else 0.0
     turn = rotation("z", rng.uniform(0, 360))
     still = np.zeros(3)
@@ -114,5 +140,7 @@ def _let_go(rng: np.random.Generator, name: str, kind: str, x: float, speed: flo
         return Foreign(name, x / speed - 4.5, start, heading, heading @ [pace, 0, 0], np.array([0, pace / 0.42, 0]))
     if how < 0.2:  # falls from above the picture, as from a lorry's load or a balcony, and may tumble on
         start = np.array([x, y, rng.uniform(6, 9)])
-        return Foreign(name, x / speed - 2.6, start, turn, np.array([rng.uniform(-1, 1), 0, -1.0]), rng.normal(size=3) * 1.5)
+        return Foreign(
+            name, x / speed - 2.6, start, turn, np.array([rng.uniform(-1, 1), 0, -1.0]), rng.normal(size=3) * 1.5
+        )
     return Foreign(name, -1.5, np.array([x, y, ground + 0.02]), turn, still, still)

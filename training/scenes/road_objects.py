@@ -42,7 +42,20 @@ def crate(rng: np.random.Generator) -> Parts:
 
 def barrel(rng: np.random.Generator) -> Parts:
     """A steel or plastic drum."""
-    profile = [(1e-4, -0.45), (0.29, -0.45), (0.31, -0.42), (0.3, -0.15), (0.325, -0.13), (0.3, -0.11), (0.3, 0.13), (0.325, 0.15), (0.3, 0.17), (0.31, 0.42), (0.29, 0.45), (1e-4, 0.45)]
+    profile = [
+        (1e-4, -0.45),
+        (0.29, -0.45),
+        (0.31, -0.42),
+        (0.3, -0.15),
+        (0.325, -0.13),
+        (0.3, -0.11),
+        (0.3, 0.13),
+        (0.325, 0.15),
+        (0.3, 0.17),
+        (0.31, 0.42),
+        (0.29, 0.45),
+        (1e-4, 0.45),
+    ]
     lying = 90 if rng.random() < 0.4 else 0
     return [(m.lathe(profile, 22, (1, 1)).turned("y", lying), BLUE_DRUM if rng.random() < 0.5 else RUST)]
 
@@ -96,13 +109,18 @@ def gas_bottle(rng: np.random.Generator) -> Parts:
 def boulder(rng: np.random.Generator) -> Parts:
     """A rock, smaller ones beside it."""
     parts = [(m.rock(rng, *rng.uniform(0.35, 0.65, 2), rng.uniform(0.25, 0.45)), STONE)]
-    return parts + [(m.rock(rng, 0.14, 0.12, 0.1).at(rng.choice([-1, 1]) * 0.62, rng.uniform(-0.3, 0.3), -0.18), STONE) for _ in range(2)]
+    return parts + [
+        (m.rock(rng, 0.14, 0.12, 0.1).at(rng.choice([-1, 1]) * 0.62, rng.uniform(-0.3, 0.3), -0.18), STONE)
+        for _ in range(2)
+    ]
 
 
 def wheel(rng: np.random.Generator) -> Parts:
     """A lost wheel, upright along x."""
     r = rng.uniform(0.34, 0.5)
-    tyre = m.lathe([(r * 0.6, -0.11), (r * 0.93, -0.13), (r, -0.09), (r, 0.09), (r * 0.93, 0.13), (r * 0.6, 0.11)], 26, (6, 1))
+    tyre = m.lathe(
+        [(r * 0.6, -0.11), (r * 0.93, -0.13), (r, -0.09), (r, 0.09), (r * 0.93, 0.13), (r * 0.6, 0.11)], 26, (6, 1)
+    )
     spokes = [(m.box(r * 1.1, 0.09, 0.1).turned("z", 36 * i), STEEL) for i in range(5)]
     parts = [(tyre, BLACK), (m.cylinder(r * 0.62, 0.14, 20), HOOF), *spokes, (m.cylinder(0.09, 0.16, 10), STEEL)]
     return [(mesh.turned("x", 90), look) for mesh, look in parts]
@@ -128,8 +146,14 @@ def sofa(rng: np.random.Generator) -> Parts:
 
 def fridge(rng: np.random.Generator) -> Parts:
     """A refrigerator, upright or on its back."""
-    parts = [(m.box(0.62, 0.62, 1.65), ENAMEL), (m.box(0.58, 0.03, 0.5).at(0, -0.32, 0.52), ENAMEL), (m.box(0.58, 0.03, 0.98).at(0, -0.32, -0.28), ENAMEL),
-             (m.box(0.04, 0.06, 0.3).at(-0.23, -0.36, 0.48), STEEL), (m.box(0.04, 0.06, 0.4).at(-0.23, -0.36, 0.0), STEEL), (m.box(0.6, 0.02, 1.6).at(0, 0.32, 0), HOOF)]  # fmt: skip
+    parts = [
+        (m.box(0.62, 0.62, 1.65), ENAMEL),
+        (m.box(0.58, 0.03, 0.5).at(0, -0.32, 0.52), ENAMEL),
+        (m.box(0.58, 0.03, 0.98).at(0, -0.32, -0.28), ENAMEL),
+        (m.box(0.04, 0.06, 0.3).at(-0.23, -0.36, 0.48), STEEL),
+        (m.box(0.04, 0.06, 0.4).at(-0.23, -0.36, 0.0), STEEL),
+        (m.box(0.6, 0.02, 1.6).at(0, 0.32, 0), HOOF),
+    ]
     return [(mesh.turned("x", 90), look) for mesh, look in parts] if rng.random() < 0.5 else parts
 
 
@@ -137,7 +161,13 @@ def ladder(rng: np.random.Generator) -> Parts:
     """A lying aluminium ladder."""
     length = rng.uniform(1.8, 2.6)
     rails = [(m.box(length, 0.05, 0.08).at(y=y), STEEL) for y in (-0.22, 0.22)]
-    return [*rails, *[(m.rod((x, -0.22, 0), (x, 0.22, 0), 0.025), MUSTARD) for x in np.arange(-length / 2 + 0.15, length / 2, 0.28)]]
+    return [
+        *rails,
+        *[
+            (m.rod((x, -0.22, 0), (x, 0.22, 0), 0.025), MUSTARD)
+            for x in np.arange(-length / 2 + 0.15, length / 2, 0.28)
+        ],
+    ]
 
 
 def mattress(rng: np.random.Generator) -> Parts:
@@ -162,31 +192,61 @@ def _animal(coat: Look, length: float, leg: float, antlers: bool) -> Parts:
     for x in (-body * 0.38, body * 0.38):
         for y in (-0.075 * length, 0.075 * length):
             parts.append((m.rod((x, y, top), (x * 1.05, y, leg * 0.45), 0.045 * length, 8), coat))
-            parts.append((m.rod((x * 1.05, y, leg * 0.5), (x * 1.02, y, 0), 0.026 * length, 8), HOOF if antlers else coat))
+            parts.append(
+                (m.rod((x * 1.05, y, leg * 0.5), (x * 1.02, y, 0), 0.026 * length, 8), HOOF if antlers else coat)
+            )
     rise = 0.34 if antlers else 0.16
     head = np.array([body * 0.72, 0, top + rise * length])
     parts.append((m.rod((body * 0.4, 0, top + 0.02), head, 0.065 * length, 10), coat))
-    parts.append((m.ellipsoid(0.13 * length, 0.06 * length, 0.07 * length).turned("y", 18).at(*(head + [0.06 * length, 0, 0])), coat))
-    parts.append((m.ellipsoid(0.025 * length, 0.025 * length, 0.02 * length).at(*(head + [0.18 * length, 0, -0.045 * length])), HOOF))
+    parts.append(
+        (
+            m.ellipsoid(0.13 * length, 0.06 * length, 0.07 * length)
+            .turned("y", 18)
+            .at(*(head + [0.06 * length, 0, 0])),
+            coat,
+        )
+    )
+    parts.append(
+        (
+            m.ellipsoid(0.025 * length, 0.025 * length, 0.02 * length).at(
+                *(head + [0.18 * length, 0, -0.045 * length])
+            ),
+            HOOF,
+        )
+    )
     for s in (-1, 1):
-        parts.append((m.ellipsoid(0.02 * length, 0.03 * length, 0.06 * length).turned("x", -s * 25).at(*(head + [-0.03 * length, s * 0.06 * length, 0.08 * length])), coat))
+        parts.append(
+            (
+                m.ellipsoid(0.02 * length, 0.03 * length, 0.06 * length)
+                .turned("x", -s * 25)
+                .at(*(head + [-0.03 * length, s * 0.06 * length, 0.08 * length])),
+                coat,
+            )
+        )
         if antlers:
             points = np.array([[0, 0.03 * s, 0.06], [-0.05, 0.14 * s, 0.2], [0.03, 0.2 * s, 0.36]]) * length
             parts.append((m.tube(points + head, 0.014 * length), PINE))
-            parts.append((m.rod(points[1] + head, points[1] + head + [0.1 * length, 0.02, 0.07 * length], 0.011 * length), PINE))
+            parts.append(
+                (m.rod(points[1] + head, points[1] + head + [0.1 * length, 0.02, 0.07 * length], 0.011 * length), PINE)
+            )
     tail = np.array([[-body * 0.52, 0, top + 0.05], [-body * 0.72, 0, top + (0.02 if antlers else 0.2) * length]])
     return [*parts, (m.tube(tail, 0.025 * length), coat)]
 
 
 def _seat(cloth: Look, width: float) -> Parts:
     """An armchair or a sofa of this width, looking along -y."""
-    parts = [(m.box(width, 0.8, 0.3, 0.5).at(z=0.27), cloth), (m.box(width, 0.2, 0.55, 0.5).turned("x", -10).at(0, 0.36, 0.66), cloth)]
+    parts = [
+        (m.box(width, 0.8, 0.3, 0.5).at(z=0.27), cloth),
+        (m.box(width, 0.2, 0.55, 0.5).turned("x", -10).at(0, 0.36, 0.66), cloth),
+    ]
     parts += [(m.box(0.18, 0.82, 0.36, 0.5).at(s * width / 2, 0, 0.46), cloth) for s in (-1, 1)]
     seats = max(1, round(width / 0.9))
     for i in range(seats):
         x = (i - (seats - 1) / 2) * (width - 0.2) / seats
         parts.append((m.box((width - 0.22) / seats, 0.62, 0.13, 0.5).at(x, -0.06, 0.48), cloth))
-    return parts + [(m.box(0.07, 0.07, 0.12).at(x * width * 0.42, y, 0.06), OAK) for x in (-1, 1) for y in (-0.33, 0.33)]
+    return parts + [
+        (m.box(0.07, 0.07, 0.12).at(x * width * 0.42, y, 0.06), OAK) for x in (-1, 1) for y in (-0.33, 0.33)
+    ]
 
 
 FIT = {f.__name__: f for f in (crate, barrel, suitcase, dog, armchair, table, pallet, gas_bottle, boulder)}

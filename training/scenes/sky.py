@@ -41,7 +41,9 @@ class Daylight:
         horizon = _mix(_mix([0.74, 0.84, 0.94], [0.98, 0.68, 0.42], low), [0.62, 0.36, 0.3], dusk)
         direct = 0.78 * warm * (1 - 0.75 * overcast) * (1 - 0.85 * dusk)
         ambient = (_mix([0.36, 0.39, 0.44], [0.34, 0.29, 0.30], low) + 0.18 * overcast) * (1 - 0.52 * dusk)
-        return cls(sun, direct, ambient, _mix(zenith, grey, overcast), _mix(horizon, grey, 0.8 * overcast), dusk, overcast)
+        return cls(
+            sun, direct, ambient, _mix(zenith, grey, overcast), _mix(horizon, grey, 0.8 * overcast), dusk, overcast
+        )
 
 
 class Sky:

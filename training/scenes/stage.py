@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -70,7 +70,10 @@ class Stage:
         mj = self._mj = scene.world.mj
         self._mocap = {name: int(self.model.body(name).mocapid[0]) for name in scene.rails}
         self._joints = {name: int(self.model.joint(name).qposadr[0]) for name in scene.joints}
-        self._free = [(f, int(self.model.joint(f.name).qposadr[0]), int(self.model.joint(f.name).dofadr[0])) for f in scene.foreign]
+        self._free = [
+            (f, int(self.model.joint(f.name).qposadr[0]), int(self.model.joint(f.name).dofadr[0]))
+            for f in scene.foreign
+        ]
         self._let_go: set[str] = set()
         body_ids = {int(self.model.body(f.name).id): number for number, f in enumerate(scene.foreign, 1)}
         self.object_of_geom = np.array([body_ids.get(int(b), 0) for b in self.model.geom_bodyid] + [0], np.uint16)
@@ -128,7 +131,9 @@ def quaternion(matrix: np.ndarray) -> np.ndarray:
     return q if q[np.abs(q).argmax()] > 0 else -q
 
 
-def looking(position: np.ndarray, target: np.ndarray, up: np.ndarray | Sequence[float] = (0, 0, 1), roll: float = 0.0) -> np.ndarray:
+def looking(
+    position: np.ndarray, target: np.ndarray, up: np.ndarray | Sequence[float] = (0, 0, 1), roll: float = 0.0
+) -> np.ndarray:
     """(4, 4) world_from_optical (x right, y down, z ahead) of a camera that looks at `target`; roll in radians."""
     z = np.asarray(target, float) - position
     z /= np.linalg.norm(z)

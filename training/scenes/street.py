@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from flowclas_ros.training.scenes import mesh as m
+from flowclas_ros.training.scenes import street_textures as skin
 from flowclas_ros.training.scenes import textures as tex
 from flowclas_ros.training.scenes import vehicles
 from flowclas_ros.training.scenes.mesh import Mesh
@@ -18,8 +19,8 @@ STOREY = 3.2
 
 Parts = list[tuple[Mesh, Look]]
 
-GROUND = Look("ground", tex.grass, specular=0.0)
-PAVING = Look("paving", tex.paving, specular=0.0)
+GROUND = Look("ground", skin.grass, specular=0.0)
+PAVING = Look("paving", skin.paving, specular=0.0)
 KERBSTONE = Look("kerb", tex.mottled((150, 148, 142), 0.1), specular=0.0)
 LAY_BY = Look("lay-by", tex.mottled((86, 86, 90), 0.1, 12), specular=0.0)
 PAINT = Look("road paint", tex.mottled((206, 206, 200), 0.1), specular=0.0)
@@ -30,7 +31,7 @@ BARK = Look("bark", tex.ribs((92, 74, 58), 10, 0.25), specular=0.0)
 POST = Look("galvanised post", tex.mottled((124, 128, 130), 0.08), specular=0.5, shininess=0.4)
 LAMP_OFF = Look("street lamp", None, (0.8, 0.8, 0.76), specular=0.6)
 LAMP_ON = Look("street lamp lit", None, (1.0, 0.86, 0.55), emission=1.0)
-LIMIT, BLUE, BOARD = (Look(f"sign {kind}", tex.sign_face(kind), specular=0.3) for kind in ("limit", "blue", "board"))
+LIMIT, BLUE, BOARD = (Look(f"sign {kind}", skin.sign_face(kind), specular=0.3) for kind in ("limit", "blue", "board"))
 BIN = Look("litter bin", tex.ribs((48, 82, 60), 16, 0.2), specular=0.2)
 
 
@@ -53,7 +54,7 @@ def _surfaces(world: World, rng: np.random.Generator, start: float, end: float) 
     def strip(low: float, high: float, z: float, look: Look, u: float, v: float) -> tuple[Mesh, Look]:
         return m.quad((start, high, z), (0, low - high, 0), (length, 0, 0), ((high - low) / u, length / v), 8), look
 
-    road = Look("asphalt", tex.asphalt, specular=0.05)
+    road = Look("asphalt", skin.asphalt, specular=0.05)
     world.fixed([strip(-ROADWAY, ROADWAY, 0.0, road, 8, 16), strip(-70, 70, -0.06, GROUND, 6, 6)])
     for side in (-1, 1):
         low, high = sorted((side * PARKING, side * PAVEMENT))
@@ -69,13 +70,22 @@ def _styles(lit: bool) -> list[tuple[Look, Look]]:
     share = 0.42 if lit else 0.03
     glow = 0.3 if lit else 0.0
     return [
-        (Look(f"facade {i}", tex.facade(share), specular=0.0, emission=glow), Look(f"shop {i}", tex.shopfront(lit), specular=0.0, emission=glow * 1.4))
+        (
+            Look(f"facade {i}", skin.facade(share), specular=0.0, emission=glow),
+            Look(f"shop {i}", skin.shopfront(lit), specular=0.0, emission=glow * 1.4),
+        )
         for i in range(5)
     ]
 
 
 def _frontage(
-    rng: np.random.Generator, start: float, end: float, side: int, density: float, styles: list, crowns: list[tuple[Mesh, Look]]
+    rng: np.random.Generator,
+    start: float,
+    end: float,
+    side: int,
+    density: float,
+    styles: list,
+    crowns: list[tuple[Mesh, Look]],
 ) -> Iterator[tuple[Mesh, Look]]:
     """Buildings, and gardens with trees and walls between them."""
     x = start
@@ -87,11 +97,15 @@ def _frontage(
             wall = m.box(width, 0.25, rng.uniform(0.7, 1.6), 1.5).at(x + width / 2, side * (PAVEMENT + 0.3), 0.4)
             yield wall, CONCRETE
             for _ in range(int(rng.integers(1, 4))):
-                yield from _tree(rng, x + rng.uniform(0, width), side * rng.uniform(PAVEMENT + 2.5, PAVEMENT + 12), crowns)
+                yield from _tree(
+                    rng, x + rng.uniform(0, width), side * rng.uniform(PAVEMENT + 2.5, PAVEMENT + 12), crowns
+                )
         x += width + (rng.uniform(1.5, 6) if rng.random() < 0.3 else 0.0)
 
 
-def _building(rng: np.random.Generator, x: float, width: float, side: int, style: tuple[Look, Look]) -> Iterator[tuple[Mesh, Look]]:
+def _building(
+    rng: np.random.Generator, x: float, width: float, side: int, style: tuple[Look, Look]
+) -> Iterator[tuple[Mesh, Look]]:
     storeys, depth = int(rng.integers(2, 6)), 11.0
     shop = rng.random() < 0.45
     base, top = (STOREY if shop else 0.0), STOREY * storeys
@@ -125,11 +139,13 @@ def _crowns(rng: np.random.Generator) -> list[tuple[Mesh, Look]]:
     """A few crowns in the greens of the season."""
     palette = [(78, 108, 44), (60, 92, 46), (104, 118, 46), (150, 110, 40), (92, 104, 60)]
     season = rng.permutation(len(palette))[:2]
-    looks = [Look(f"foliage {n}", tex.foliage(palette[n]), specular=0.0) for n in season]
-    return [(m.leaves(rng, 420, 0.13), look) for look in (*looks, looks[0])]
+    looks = [Look(f"foliage {n}", skin.foliage(palette[n]), specular=0.0) for n in season]
+    return [(m.leaves(rng, 260, 0.16), look) for look in (*looks, looks[0])]
 
 
-def _tree(rng: np.random.Generator, x: float, y: float, crowns: list[tuple[Mesh, Look]], tall: float = 0.0) -> Iterator[tuple[Mesh, Look]]:
+def _tree(
+    rng: np.random.Generator, x: float, y: float, crowns: list[tuple[Mesh, Look]], tall: float = 0.0
+) -> Iterator[tuple[Mesh, Look]]:
     height = tall or rng.uniform(4.5, 9)
     mesh, look = crowns[rng.integers(len(crowns))]
     spread = height * rng.uniform(0.24, 0.36)
@@ -142,7 +158,13 @@ def _tree(rng: np.random.Generator, x: float, y: float, crowns: list[tuple[Mesh,
 
 
 def _furniture(
-    rng: np.random.Generator, start: float, end: float, side: int, greenery: float, crowns: list[tuple[Mesh, Look]], lit: bool
+    rng: np.random.Generator,
+    start: float,
+    end: float,
+    side: int,
+    greenery: float,
+    crowns: list[tuple[Mesh, Look]],
+    lit: bool,
 ) -> Iterator[tuple[Mesh, Look]]:
     """Street trees, lamps, signs, bins and bollards along the kerb."""
     y = side * (PARKING + 0.6)
@@ -158,7 +180,12 @@ def _furniture(
     for x in np.arange(start + rng.uniform(5, 40), end, rng.uniform(25, 50)):
         yield from _sign(rng, x, y, side)
     for x in np.arange(start + rng.uniform(5, 30), end, rng.uniform(30, 60)):
-        yield m.lathe([(1e-4, 0), (0.2, 0.0), (0.24, 0.8), (0.2, 0.84), (0.2, 0.95), (1e-4, 1.0)], 14).at(x, side * (PAVEMENT - 0.5), KERB), BIN
+        yield (
+            m.lathe([(1e-4, 0), (0.2, 0.0), (0.24, 0.8), (0.2, 0.84), (0.2, 0.95), (1e-4, 1.0)], 14).at(
+                x, side * (PAVEMENT - 0.5), KERB
+            ),
+            BIN,
+        )
     if rng.random() < 0.5:
         for x in np.arange(start, end, rng.uniform(3, 6)):
             yield m.lathe([(0.07, 0), (0.07, 0.85), (1e-4, 0.95)], 8).at(x, side * (PARKING + 0.25), KERB), POST
@@ -176,10 +203,17 @@ def _sign(rng: np.random.Generator, x: float, y: float, side: int) -> Iterator[t
         face = Mesh(disc.vertices, disc.normals, np.stack([1 - uv[:, 1], uv[:, 0]], 1), disc.faces)
         face = face.turned("y", -90).at(x - 0.05, y, z)
     yield face, (LIMIT, BLUE, BOARD)[kind]
-    yield m.box(0.02, size * 0.98, 0.68).at(x - 0.035, y, z) if kind else m.cylinder(0.34, 0.02).turned("y", 90).at(x - 0.035, y, z), POST
+    yield (
+        m.box(0.02, size * 0.98, 0.68).at(x - 0.035, y, z)
+        if kind
+        else m.cylinder(0.34, 0.02).turned("y", 90).at(x - 0.035, y, z),
+        POST,
+    )
 
 
-def _parked(rng: np.random.Generator, start: float, end: float, side: int, density: float) -> Iterator[tuple[Mesh, Look]]:
+def _parked(
+    rng: np.random.Generator, start: float, end: float, side: int, density: float
+) -> Iterator[tuple[Mesh, Look]]:
     for x in np.arange(start + 3, end, 6.2):
         if rng.random() < density:
             turn = 0.0 if side < 0 or rng.random() < 0.2 else 180.0

@@ -71,14 +71,27 @@ class World:
                 self._geom(body, mesh, look, collides=kind == "free")
         return body
 
-    def light(self, direction: Sequence[float], colour: Any, *, ambient: Any = (0, 0, 0), specular: float = 0.5,
-              shadow: bool = False, reach: float = 0.0) -> None:
+    def light(
+        self,
+        direction: Sequence[float],
+        colour: Any,
+        *,
+        ambient: Any = (0, 0, 0),
+        specular: float = 0.5,
+        shadow: bool = False,
+        reach: float = 0.0,
+    ) -> None:
         """A light from infinitely far; with a shadow, its camera stands `reach` metres up the light's way."""
         at = -np.asarray(direction, float) / np.linalg.norm(direction) * reach
         self.spec.worldbody.add_light(
-            type=self.mj.mjtLightType.mjLIGHT_DIRECTIONAL, pos=at.tolist(), dir=list(direction),
-            diffuse=list(colour), ambient=list(ambient), specular=[specular] * 3, castshadow=shadow,
-        )  # fmt: skip
+            type=self.mj.mjtLightType.mjLIGHT_DIRECTIONAL,
+            pos=at.tolist(),
+            dir=list(direction),
+            diffuse=list(colour),
+            ambient=list(ambient),
+            specular=[specular] * 3,
+            castshadow=shadow,
+        )
 
     def compile(self) -> tuple[Any, Any]:
         """The model and its data."""
@@ -90,33 +103,47 @@ class World:
 
     def _geom(self, body: Any, mesh: Mesh, look: Look, collides: bool) -> None:
         body.add_geom(
-            type=self.mj.mjtGeom.mjGEOM_MESH, meshname=self._mesh(mesh), material=self._material(look),
-            contype=int(collides), conaffinity=int(collides), density=200.0,
-        )  # fmt: skip
+            type=self.mj.mjtGeom.mjGEOM_MESH,
+            meshname=self._mesh(mesh),
+            material=self._material(look),
+            contype=int(collides),
+            conaffinity=int(collides),
+            density=200.0,
+        )
 
     def _mesh(self, mesh: Mesh) -> str:
         if id(mesh) not in self._meshes:
             name = f"mesh{len(self._meshes)}"
             self.spec.add_mesh(
-                name=name, uservert=mesh.vertices.ravel().tolist(), usernormal=mesh.normals.ravel().tolist(),
-                usertexcoord=mesh.uv.ravel().tolist(), userface=mesh.faces.ravel().tolist(),
+                name=name,
+                uservert=mesh.vertices.ravel().tolist(),
+                usernormal=mesh.normals.ravel().tolist(),
+                usertexcoord=mesh.uv.ravel().tolist(),
+                userface=mesh.faces.ravel().tolist(),
                 inertia=self.mj.mjtMeshInertia.mjMESH_INERTIA_SHELL,
-            )  # fmt: skip
+            )
             self._meshes[id(mesh)] = (name, mesh)  # kept, so that its id stays its own
         return str(self._meshes[id(mesh)][0])
 
     def _material(self, look: Look) -> str:
         if look not in self._looks:
             material = self.spec.add_material(
-                name=look.name, rgba=[*look.rgb, 1.0], specular=look.specular, shininess=look.shininess,
-                emission=look.emission, texrepeat=[1, 1],
-            )  # fmt: skip
+                name=look.name,
+                rgba=[*look.rgb, 1.0],
+                specular=look.specular,
+                shininess=look.shininess,
+                emission=look.emission,
+                texrepeat=[1, 1],
+            )
             if look.texture is not None:
                 pixels = look.texture(np.random.default_rng([self._seed, zlib.crc32(look.name.encode())]))
                 texture = self.spec.add_texture(
-                    name=look.name, type=self.mj.mjtTexture.mjTEXTURE_2D, nchannel=3,
-                    width=pixels.shape[1], height=pixels.shape[0],
-                )  # fmt: skip
+                    name=look.name,
+                    type=self.mj.mjtTexture.mjTEXTURE_2D,
+                    nchannel=3,
+                    width=pixels.shape[1],
+                    height=pixels.shape[0],
+                )
                 texture.data = np.ascontiguousarray(pixels).tobytes()
                 material.textures[self.mj.mjtTextureRole.mjTEXROLE_RGB] = look.name
             self._looks[look] = material
