@@ -57,6 +57,24 @@ def test_round_trip_gives_bit_equal_scores_and_the_header(saved):
     assert loaded.header["name"] == "site" and len(loaded.header["sha256"]) == 64
 
 
+def test_weights_published_in_half_precision_are_stored_so_and_load_bit_equal(tmp_path):
+    model = tiny_model()
+    full = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    sizes = []
+    for half in (False, True):
+        rounded = {
+            name: value.half().float() if half and value.is_floating_point() else value for name, value in full.items()
+        }
+        model.backbone.load_state_dict(rounded)
+        path = tmp_path / f"{half}.safetensors"
+        save_checkpoint(path, model, embed_backbone=True)
+        sizes.append(path.stat().st_size)
+        images = torch.rand(1, 3, 50, 70)
+        assert torch.equal(load_checkpoint(path).model(images), model(images))
+    backbone_bytes = 4 * sum(value.numel() for value in full.values())
+    assert sizes[0] - sizes[1] > 0.4 * backbone_bytes
+
+
 def test_backbone_from_a_local_file_gives_bit_equal_scores(tmp_path):
     weights = tmp_path / "backbone.safetensors"
     safetensors.torch.save_file(backbone_tensors(0), str(weights))

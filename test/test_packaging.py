@@ -80,12 +80,14 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     assert (run.returncode, run.stdout) == (0, "\n"), run.stderr
 
 
-def test_wheel_carries_training_and_config_inside_the_package_only(wheel: zipfile.ZipFile) -> None:
+def test_wheel_carries_training_config_and_samples_inside_the_package_only(wheel: zipfile.ZipFile) -> None:
     files = set(wheel.namelist())
     expected = {
         f"flowclas_ros/{file.relative_to(ROOT)}"
         for file in [*ROOT.glob("training/**/*.py"), *ROOT.glob("config/**/*.yaml"), *ROOT.glob("config/*.xml")]
     }
+    expected |= {str(file.relative_to(ROOT)) for file in ROOT.glob("flowclas_ros/samples/*.*")}
+    assert "flowclas_ros/samples/MODEL_CARD.md" in expected
     assert "flowclas_ros/training/__init__.py" in expected
     assert expected <= files
     top_level = {name.split("/")[0] for name in files}
@@ -129,7 +131,8 @@ def test_ament_install_tree_carries_the_package_whole(tmp_path: Path) -> None:
         assert folder.is_dir() and not folder.is_symlink()
     for source in sources:
         assert (package / source).is_file()
-    for name in ("__init__.py", "errors.py", "msg/__init__.py", "config/fastdds_large_images.xml"):
+    whole = ("__init__.py", "errors.py", "msg/__init__.py", "config/fastdds_large_images.xml")
+    for name in (*whole, *(f"samples/{file.name}" for file in ROOT.glob("flowclas_ros/samples/*.*"))):
         assert (package / name).is_file(), name
     assert not (package / "lib").exists()
     assert not (package.parent / "training").exists()
