@@ -35,7 +35,6 @@ FIT_SEEDS = range(0, 40)
 VAL_SEEDS = range(1000, 1012)  # chosen and calibrated on
 BAG_SEED = 2000  # from here on seeds are for tests: benchmarks/samples.py takes those after it
 CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
-BAG_FRAMES, BAG_FPS = 80, 5.0
 FREE = ("Attribution License", "No known copyright restrictions", "United States Government Work")
 
 
@@ -109,7 +108,7 @@ def bags(work: Path, kit: Path) -> None:
         bag = work / f"{domain}.mcap"
         if not bag.is_file():
             scene = ["--scene", domain, "--seed", str(BAG_SEED), "--anomalies", "test", "--compressed"]
-            length = ["--frames", str(BAG_FRAMES), "--fps", str(BAG_FPS)]
+            length = ["--frames", str(round(samples.SECONDS * samples.RATE)), "--fps", str(samples.RATE)]
             _flowclas("simulate", *scene, *length, "--output", str(bag), work=work, kit=kit)
 
 

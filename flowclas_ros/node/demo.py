@@ -80,8 +80,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="to detect with; without: the sample's own")
     parser.add_argument("--source", type=Path, help="bag, folder of images, video or image; without: the samples")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for pictures and logs")
-    parser.add_argument("--seconds", type=_positive, default=20.0, help="length of a stream")
-    parser.add_argument("--rate", type=_positive, default=10.0, help="frames a second")
+    parser.add_argument("--seconds", type=_positive, default=samples.SECONDS, help="length of a stream")
+    parser.add_argument("--rate", type=_positive, default=samples.RATE, help="frames a second")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     return parser.parse_args(argv)
 
