@@ -281,7 +281,7 @@ def _camera(rng: np.random.Generator, arm: Manipulator, length: float) -> tuple:
         if on_arm:
             wrist = arm.wrist(time)
             out = wrist - target
-            at = wrist + 1.8 * out / np.linalg.norm(out) + [0, 0, 0.9]
+            at = wrist + 2.4 * out / np.linalg.norm(out) + [0, 0, 1.4]
         aim = target + sway * np.sin(2 * np.pi * pace * time + phase)
         return looking(at, aim, roll=roll + 0.02 * np.sin(0.3 * time + phase[0]))
 

@@ -17,7 +17,7 @@ from flowclas_ros.training.scenes.world import World, centred
 FOVY = 46.0  # degrees
 EYE = 1.55  # metres over the road
 LANE = -2.0  # metres, the middle of our lane
-SIGHT = 150.0  # metres of street before the camera at the end
+SIGHT = 130.0  # metres of street before the camera at the end
 EVERY = 9.0  # metres from one foreign thing to the next, about
 CAR = 1.35  # metres to either side of the camera that stay clear
 ONCOMING = 2.6  # metres, where the others drive
