@@ -27,6 +27,6 @@ def skip_without_rendering() -> None:
 
 
 @functools.cache
-def frames(domain: str, seed: int, count: int, anomalies: str, fps: float = 10.0) -> list[scenes.SceneFrame]:
+def frames(domain: str, seed: int, count: int, anomalies: str, fps: float = 0.5) -> list[scenes.SceneFrame]:
     """Small frames, rendered once a test run."""
     return list(scenes.render(domain, seed, frames=count, width=160, height=120, fps=fps, anomalies=anomalies))

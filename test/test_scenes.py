@@ -22,18 +22,18 @@ def _rendering() -> None:
 
 @pytest.mark.parametrize("domain", scenes.DOMAINS)
 def test_a_seed_gives_the_same_pixels_again_and_another_seed_others(domain):
-    first = frames(domain, 3, 2, "fit")
-    again = list(scenes.render(domain, 3, frames=2, width=160, height=120, anomalies="fit"))
+    first = frames(domain, 1, 8, "test")[:2]
+    again = list(scenes.render(domain, 1, frames=2, width=160, height=120, fps=0.5, anomalies="test"))
     for one, other in zip(first, again, strict=True):
         for name in ("image", "mask", "depth", "objects", "camera_matrix", "camera_pose"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-    assert (first[0].image != frames(domain, 4, 1, "none")[0].image).mean() > 0.5
+    assert (first[0].image != frames(domain, 2, 2, "none", 4.0)[0].image).mean() > 0.5
 
 
 @pytest.mark.parametrize("domain", scenes.DOMAINS)
 def test_frames_have_the_promised_types_and_stamps(domain):
-    for index, frame in enumerate(frames(domain, 3, 2, "fit")):
-        assert frame.stamp == index / 10
+    for index, frame in enumerate(frames(domain, 1, 8, "test")):
+        assert frame.stamp == 2 * index
         kinds = {"image": np.uint8, "mask": np.uint8, "depth": np.float32, "objects": np.uint16}
         for name, kind in kinds.items():
             assert getattr(frame, name).dtype == kind and getattr(frame, name).shape[:2] == (120, 160), name
@@ -45,18 +45,18 @@ def test_frames_have_the_promised_types_and_stamps(domain):
 @pytest.mark.parametrize("domain", scenes.DOMAINS)
 def test_mask_is_the_objects_and_one_pixel_around_them(domain):
     seen = 0
-    for frame in frames(domain, 1, 12, "test", 1.0):
+    for frame in frames(domain, 1, 8, "test"):
         assert (frame.objects[frame.mask == 1] > 0).all()
         assert (frame.mask[frame.objects > 0] != 0).all()
         near = cv2.dilate((frame.objects > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
         assert (near[frame.mask == 255] == 1).all()
         seen += int((frame.mask == 1).any())
-    assert seen >= 6, "most frames of a test sequence show an anomaly"
+    assert seen >= 4, "most frames of a test sequence show an anomaly"
 
 
 @pytest.mark.parametrize("domain", scenes.DOMAINS)
 def test_a_normal_scene_has_no_anomaly_and_is_otherwise_the_same_world(domain):
-    normal, strange = frames(domain, 1, 12, "none", 1.0)[0], frames(domain, 1, 12, "test", 1.0)[0]
+    normal, strange = frames(domain, 1, 8, "none")[0], frames(domain, 1, 8, "test")[0]
     assert not normal.mask.any() and not normal.objects.any()
     same = cv2.erode((strange.mask == 0).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     np.testing.assert_array_equal(normal.camera_pose, strange.camera_pose)
@@ -70,7 +70,7 @@ def test_a_normal_scene_has_no_anomaly_and_is_otherwise_the_same_world(domain):
 def test_ground_truth_covers_what_the_anomaly_changes_in_the_picture(domain):
     """Where the two worlds differ most, there is an object: its shadow and reflections change less."""
     inside, outside = [], []
-    for normal, strange in zip(frames(domain, 1, 12, "none", 1.0), frames(domain, 1, 12, "test", 1.0), strict=True):
+    for normal, strange in zip(frames(domain, 1, 8, "none"), frames(domain, 1, 8, "test"), strict=True):
         change = np.abs(normal.image.astype(int) - strange.image).max(2)
         inside.append(change[strange.mask == 1])
         outside.append(change[strange.mask == 0])
@@ -79,7 +79,7 @@ def test_ground_truth_covers_what_the_anomaly_changes_in_the_picture(domain):
 
 @pytest.mark.parametrize("domain", scenes.DOMAINS)
 def test_depth_and_pose_place_a_point_where_the_next_frame_sees_it(domain):
-    first, second = frames(domain, 3, 2, "none", 4.0)
+    first, second = frames(domain, 2, 2, "none", 4.0)
     v, u = np.mgrid[4:116:3, 4:156:3].reshape(2, -1)
     depth = first.depth[v, u].astype(float)
     known = np.isfinite(depth)
@@ -131,7 +131,7 @@ def test_cutouts_are_objects_on_transparent_ground(domain):
 
 
 def test_objects_tumble_in_orbit_and_fall_on_the_road():
-    before, after = frames("orbit", 1, 12, "test", 1.0)[0:2]
+    before, after = frames("orbit", 1, 8, "test")[0:2]
     assert (before.objects != after.objects).any()
     from flowclas_ros.training.scenes import road, road_objects
     from flowclas_ros.training.scenes.stage import Stage
@@ -149,8 +149,8 @@ def test_objects_tumble_in_orbit_and_fall_on_the_road():
 
 
 def test_a_new_scene_begins_after_twenty_seconds_and_stamps_go_on():
-    film = frames("orbit", 6, 5, "none", 0.1)  # two frames a scene
-    assert [frame.stamp for frame in film] == [0, 10, 20, 30, 40]
+    film = frames("orbit", 1, 3, "none", 0.1)  # two frames a scene
+    assert [frame.stamp for frame in film] == [0, 10, 20]
     assert (film[1].image != film[2].image).mean() > 0.5
 
 

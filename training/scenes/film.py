@@ -15,7 +15,7 @@ SHUTTER = 0.02  # seconds open, at most; less at high frame rates
 # when in the shutter's time (0 the middle), and shifted by what part of a pixel: a rotated grid smooths edges
 SUBFRAMES = ((-0.375, 0.125, -0.375), (-0.125, 0.375, 0.125), (0.125, -0.375, -0.125), (0.375, -0.125, 0.375))
 SMALLEST = 20 / (320 * 240)  # share of the picture under which an object's pixels are 255 in the mask: a speck
-GAINS = (0.75, 1.9)  # least and most that the exposure is turned by, so that the brighter parts come near to white
+GAINS = (0.75, 1.7)  # least and most that the exposure is turned by, so that the brighter parts come near to white
 SETTLING = 1.5  # seconds before the first frame
 
 
@@ -125,8 +125,8 @@ class _Camera:
             rays = (self._rays @ pose[:3, :3].T.astype(np.float32)).astype(np.float32)
             picture = picture + (1 - cover[..., None]) * scene.backdrop(rays, pose, time)
         if not self._adapted:
-            level = float(np.percentile(picture.max(2), 85))
-            self._adapted = float(np.clip(0.72 / max(level, 1e-3), *GAINS))
+            level = float(np.percentile(picture.max(2), 96))
+            self._adapted = float(np.clip(0.9 / max(level, 1e-3), *GAINS))
         waves = np.sin(self._drift[0] * time * 2 * np.pi + self._drift[1]).sum()
         picture = picture * self._vignette * self._cast * (self._gain * self._adapted * (1 + 0.06 * waves))
         picture = self._bloom(picture)

@@ -212,8 +212,9 @@ def leaves(rng: np.random.Generator, count: int, size: float) -> Mesh:
     """A crown of so many leaf-like squares in the unit ball, lit as if it were round."""
     direction = _unit(rng.normal(size=(count, 3)))
     centre = direction * rng.uniform(0.55, 1.0, (count, 1))
-    a = _unit(rng.normal(size=(count, 3)))
-    b = _unit(np.cross(a, rng.normal(size=(count, 3))))
+    face = _unit(direction + 0.45 * rng.normal(size=(count, 3)))  # outwards, where they are seen from
+    a = _unit(np.cross(face, rng.normal(size=(count, 3))))
+    b = np.cross(face, a)
     corners = [centre + size * (i * a + j * b) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     vertices = np.stack(corners, 1).reshape(-1, 3)
     normals = np.repeat(_unit(direction + 0.35 * rng.normal(size=(count, 3))), 4, 0)
@@ -221,8 +222,7 @@ def leaves(rng: np.random.Generator, count: int, size: float) -> Mesh:
         [[0, 0], [0.06, 0], [0.06, 0.06], [0, 0.06]], (count, 1)
     )
     first = 4 * np.arange(count)[:, None]
-    one = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]])
-    return Mesh(vertices, normals, uv, np.concatenate([one, one[:, ::-1]]))
+    return Mesh(vertices, normals, uv, np.concatenate([first + [0, 1, 2], first + [0, 2, 3]]))
 
 
 def _flat(corners: np.ndarray) -> Mesh:

@@ -36,13 +36,14 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
     """The scene of a seed, good for so many seconds, with foreign things of these kinds adrift."""
     rng = np.random.default_rng([seed, 1])
     world = World(seed, size, gravity=0.0, extent=13.0)
-    length = _modules(world, rng)
+    side = float(rng.choice([-1, 1]))  # where arm and camera are, and no module in their way
+    length = _modules(world, rng, -side)
     _truss(world, rng)
     rails = _arrays(world, rng)
-    arm = Manipulator(world, rng, length)
+    arm = Manipulator(world, rng, length, side)
     camera, eye = _camera(rng, arm, length)
     earth = Earth(seed, rng, eye)
-    world.light(-earth.sun, (0.95, 0.93, 0.88), ambient=(0.03, 0.032, 0.038), shadow=True, reach=30.0)
+    world.light(-earth.sun, (0.95, 0.93, 0.88), ambient=(0.06, 0.063, 0.07), shadow=True, reach=30.0)
     world.light((0, 0, 1.0), np.array([0.15, 0.18, 0.24]) * rng.uniform(0.7, 1.4), specular=0.0)  # from the Earth
     scene = Scene(
         world,
@@ -60,8 +61,8 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
     return scene if kinds is None else replace(scene, foreign=adrift(scene, kinds, seed, size, seconds))
 
 
-def _modules(world: World, rng: np.random.Generator) -> float:
-    """Modules end to end along x, some with one more to the side. Returns the length of the row in metres."""
+def _modules(world: World, rng: np.random.Generator, side: float) -> float:
+    """Modules end to end along x, some with one more to the `side`, -1 or 1. Returns the length of the row in metres."""
     count = int(rng.integers(2, 4))
     lengths = rng.uniform(4.5, 7.5, count)
     x = -float(lengths.sum() + 1.2 * (count - 1)) / 2
@@ -76,7 +77,6 @@ def _modules(world: World, rng: np.random.Generator) -> float:
             ring = m.lathe([(1.0, -0.75), (1.15, -0.45), (1.15, 0.45), (1.0, 0.75)], 24, (6, 1)).turned("y", 90)
             world.fixed([(ring.at(x - 0.6), METAL), (m.ring(1.16, 0.08).turned("y", 90).at(x - 0.6), DARK)])
     if rng.random() < 0.7:
-        side = float(rng.choice([-1, 1]))
         parts = _module(rng, 4.0, Look("hull side", tex.hull(SKINS[rng.integers(len(SKINS))]), specular=0.25))
         at = start + rng.uniform(0.25, 0.75) * (x - 1.2 - start)
         world.fixed([(mesh.turned("x", -90 * side).at(at, side * (RADIUS + 2.2)), look) for mesh, look in parts])
@@ -211,8 +211,7 @@ class Manipulator:
 
     LINKS = (3.4, 3.0, 0.9)  # metres
 
-    def __init__(self, world: World, rng: np.random.Generator, length: float):
-        side = float(rng.choice([-1, 1]))
+    def __init__(self, world: World, rng: np.random.Generator, length: float, side: float):
         self.base = np.array([rng.uniform(-0.3, 0.3) * length, side * RADIUS * 0.75, RADIUS * 0.72])
         self._rest = np.array(
             [side * rng.uniform(40, 140), rng.uniform(20, 60), rng.uniform(40, 100), rng.uniform(-40, 40)]
@@ -267,7 +266,7 @@ class Manipulator:
 
 def _camera(rng: np.random.Generator, arm: Manipulator, length: float) -> tuple:
     """The camera's way and where it is at first: by the arm's wrist, or on a mast that pans."""
-    side = float(np.sign(arm.base[1])) if rng.random() < 0.5 else float(rng.choice([-1, 1]))
+    side = float(np.sign(arm.base[1]))
     mast = np.array(
         [rng.choice([-1, 1]) * rng.uniform(0.35, 0.6) * length, side * rng.uniform(4.5, 8.0), rng.uniform(-1.0, 6.5)]
     )
@@ -281,7 +280,7 @@ def _camera(rng: np.random.Generator, arm: Manipulator, length: float) -> tuple:
         if on_arm:
             wrist = arm.wrist(time)
             out = wrist - target
-            at = wrist + 1.8 * out / np.linalg.norm(out) + [0, 0, 0.9]
+            at = wrist + 2.4 * out / np.linalg.norm(out) + [0, 0, 1.4]
         aim = target + sway * np.sin(2 * np.pi * pace * time + phase)
         return looking(at, aim, roll=roll + 0.02 * np.sin(0.3 * time + phase[0]))
 

@@ -17,8 +17,9 @@ from flowclas_ros.training.scenes.world import World, centred
 FOVY = 46.0  # degrees
 EYE = 1.55  # metres over the road
 LANE = -2.0  # metres, the middle of our lane
-SIGHT = 150.0  # metres of street before the camera at the end
-EVERY = 9.0  # metres from one foreign thing to the next, about
+SIGHT = 130.0  # metres of street before the camera at the end
+EVERY = 7.5  # metres from one foreign thing to the next, about
+LARGER = 1.25  # than life, to be seen in small pictures
 CAR = 1.35  # metres to either side of the camera that stay clear
 ONCOMING = 2.6  # metres, where the others drive
 
@@ -27,7 +28,7 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
     """The scene of a seed, good for so many seconds, with foreign things of these kinds about."""
     rng = np.random.default_rng([seed, 1])
     light = Daylight.draw(rng)
-    speed = rng.uniform(5.0, 9.0)
+    speed = rng.uniform(4.0, 7.5)
     world = World(seed, size, gravity=9.81, extent=34.0)
     street.lay(world, rng, -15.0, speed * seconds + SIGHT, lit=light.dusk > 0.3)
     quiet = bool(rng.random() < 0.5)  # nobody comes towards us
@@ -119,7 +120,9 @@ def _scatter(world: World, kinds: Kinds, seed: int, speed: float, seconds: float
         order = order or list(rng.permutation(sorted(kinds)))
         kind = order.pop()
         name = f"foreign {len(found)}"
-        world.body(name, centred(kinds[kind](rng), on_ground=True), kind="free")
+        world.body(
+            name, centred([(m.scaled(LARGER), look) for m, look in kinds[kind](rng)], on_ground=True), kind="free"
+        )
         found.append(_let_go(rng, name, kind, x, speed, left))
         x += EVERY * rng.uniform(0.6, 1.5)
     return found

@@ -11,7 +11,7 @@ from flowclas_ros.training.scenes import street_textures as skin
 from flowclas_ros.training.scenes import textures as tex
 from flowclas_ros.training.scenes import vehicles
 from flowclas_ros.training.scenes.mesh import Mesh
-from flowclas_ros.training.scenes.world import Look, World
+from flowclas_ros.training.scenes.world import Look, World, merged
 
 ROADWAY, PARKING, PAVEMENT = 4.0, 6.2, 9.4  # metres from the middle to each one's outer edge
 KERB = 0.13  # metres high
@@ -214,10 +214,11 @@ def _sign(rng: np.random.Generator, x: float, y: float, side: int) -> Iterator[t
 def _parked(
     rng: np.random.Generator, start: float, end: float, side: int, density: float
 ) -> Iterator[tuple[Mesh, Look]]:
+    fleet = [merged(vehicles.car(rng, False) if i < 6 else vehicles.van(rng, False)) for i in range(8)]
     for x in np.arange(start + 3, end, 6.2):
         if rng.random() < density:
             turn = 0.0 if side < 0 or rng.random() < 0.2 else 180.0
             at = x + rng.uniform(-0.4, 0.4), side * (PARKING - 1.1 + rng.uniform(-0.1, 0.1))
-            parts = vehicles.car(rng, False) if rng.random() < 0.85 else vehicles.van(rng, False)
-            for mesh, look in parts:
-                yield mesh.turned("z", turn + rng.normal(0, 1)).at(*at), look
+            turn += rng.normal(0, 1)
+            for mesh, look in fleet[rng.integers(len(fleet))]:
+                yield mesh.turned("z", turn).at(*at), look
