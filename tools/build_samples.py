@@ -31,10 +31,10 @@ from flowclas_ros.training import scenes  # noqa: E402
 
 SIZE = (320, 240)  # pixels of the frames fitted on: width, height
 FRAMES, EVERY = 6, 10 / 3  # of a scene, and seconds from one to the next: 20 seconds in all
-FIT_SEEDS = range(0, 40)
-VAL_SEEDS = range(1000, 1012)  # chosen and calibrated on
+FIT_SEEDS = range(0, 16)
+VAL_SEEDS = range(1000, 1008)  # chosen and calibrated on
 BAG_SEED = 2000  # from here on seeds are for tests: benchmarks/samples.py takes those after it
-CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
+CUTOUTS = 48  # rendered objects of the kinds "fit", in each domain
 FREE = ("Attribution License", "No known copyright restrictions", "United States Government Work")
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--anomalies", choices=scenes.ANOMALIES, default="none", help="objects of which kinds (default: %(default)s)"
     )
-    parser.add_argument("--compressed", action="store_true", help="JPEG on image_raw/compressed in place of image_raw")
+    parser.add_argument(
+        "--compressed",
+        action="store_true",
+        help="JPEG on image_raw/compressed in place of image_raw, and depth to 0.5 %%",
+    )
     parser.add_argument("--no-depth", action="store_true", help="leave the depth out: it is most of a compressed bag")
 
 
@@ -87,6 +92,8 @@ def _write_bag(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFrame
     picture = f"{CAMERA}/image_raw"
     with _mcap(arguments.output) as write:
         for frame in frames:
+            if arguments.compressed:
+                frame = replace(frame, depth=_coarse(frame.depth))
             nanoseconds = START * 10**9 + round(frame.stamp * 1e9)
             stamp = make("Time", sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
             header = make("Header", stamp=stamp, frame_id=say.OPTICAL)
@@ -104,6 +111,11 @@ def _write_bag(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFrame
             for name in (say.MASK, say.OBJECTS):
                 write(f"{TRUTH}/{name}", "sensor_msgs/msg/Image", nanoseconds, images[name])
             write("/tf", "tf2_msgs/msg/TFMessage", nanoseconds, say.transforms(stamp, frame, make))
+
+
+def _coarse(depth: np.ndarray) -> np.ndarray:
+    """(H, W) metres to half a percent, about what a stereo camera knows: a third of the bytes once compressed."""
+    return np.exp(np.round(np.log(depth) / 0.005) * 0.005)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from flowclas_ros.errors import FlowclasError
 
 FOLDER = Path(__file__).resolve().parent
 DOMAINS = ("orbit", "road")
-RATE, SECONDS = 5.0, 16.0  # frames a second, and length, of the bags
+RATE, SECONDS = 5.0, 14.0  # frames a second, and length, of the bags
 IMAGE_TOPIC = "/camera/image_raw/compressed"  # of the bags
 MASK_TOPIC = "/ground_truth/mask"  # 0 normal, 1 anomaly, 255 ignored, with its frame's stamp
 
