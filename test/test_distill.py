@@ -67,6 +67,11 @@ def test_student_learns_what_the_teacher_sees(distilled: dict) -> None:
     assert len(distilled["held_out_losses"]) == 2
 
 
+def test_batch_norm_of_the_student_follows_the_images(distilled: dict) -> None:
+    tracked = [v for k, v in load_file(distilled["backbone"]["weights"]).items() if k.endswith("num_batches_tracked")]
+    assert tracked and all(int(count) >= 12 for count in tracked)  # steps of the first three epochs, chosen or later
+
+
 def test_file_is_a_backbone_of_its_own_and_gives_the_trained_features(distilled: dict, folder: Path) -> None:
     backbone = BackboneConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in distilled["backbone"].items()})
     assert backbone.weights == str(folder / "with.safetensors")

@@ -123,6 +123,10 @@ class Distillation(L.LightningModule):
         self.standardise.eval()
         return self
 
+    def on_train_start(self) -> None:
+        """Lightning leaves every module in the mode that it finds it in, and a FrozenBackbone is made in eval mode."""
+        self.train()
+
     def measure_teacher(self, device: torch.device) -> None:
         """Mean and variance of every channel of the teacher, over evenly spread training images."""
         frames = self.data.train
