@@ -100,6 +100,16 @@ def test_conv_stages_come_to_one_stride():
     assert FrozenBackbone(BackboneConfig("mobilenetv2_100", "random")).stride == 32
 
 
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "lcnet_050"])
+def test_blocks_behind_the_last_stage_that_is_read_are_dropped_and_change_nothing(name):
+    whole = FrozenBackbone(BackboneConfig(name, "random", layers=(1, 2, 4), stride=8))
+    part = FrozenBackbone(BackboneConfig(name, "random", layers=(1, 2), stride=8))
+    part.load_state_dict({k: v for k, v in whole.state_dict().items() if k in part.state_dict()})
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(part(image), whole(image)[:, : part.channels])
+    assert sum(p.numel() for p in part.parameters()) < 0.5 * sum(p.numel() for p in whole.parameters())
+
+
 def test_backbone_stays_in_eval_mode_and_without_gradient_whatever_a_trainer_does():
     model = small_model()
     before = model.backbone.content_sha256()

@@ -117,9 +117,16 @@ class Distillation(L.LightningModule):
         self.validated_at = -1  # step
 
     def train(self, mode: bool = True) -> Distillation:
-        """The student's layers train although a FrozenBackbone never does; the target's scale stays as measured."""
+        """The student's layers train although a FrozenBackbone never does; the target's scale stays as measured.
+
+        A student that begins with weights keeps the batch-norm statistics that they came with.
+        """
         super().train(mode)
         self.student.model.train(mode)
+        if self.config.student.weights != "random":
+            for layer in self.student.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.eval()
         self.standardise.eval()
         return self
 

@@ -83,6 +83,7 @@ class FrozenBackbone(nn.Module):
         self.channels = self.model.embed_dim * len(self.layers)
 
     def _set_up_convolutional(self) -> None:
+        _drop_unused_blocks(self.model)
         reductions = self.model.feature_info.reduction()
         self.model.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
         self.stride = self.config.stride or max(reductions)
@@ -144,6 +145,13 @@ def _resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:
     if features.shape[-2] > size[0]:
         return F.adaptive_avg_pool2d(features, size)
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def _drop_unused_blocks(model: Any) -> None:
+    """Without those behind the last stage that is read, which timm's EfficientNet-like extractors keep and compute."""
+    stages = model.feature_info.get_dicts(keys=["stage"]) if hasattr(model, "blocks") else []
+    if stages and isinstance(model.blocks, nn.Sequential) and all("stage" in stage for stage in stages):
+        del model.blocks[max(stage["stage"] for stage in stages) :]
 
 
 def _is_plain_transformer(name: str) -> bool:
