@@ -148,10 +148,26 @@ def test_a_batch_without_any_outlier_still_gives_a_finite_loss(model):
     assert torch.isfinite(result["loss"])
 
 
+def test_drawn_cells_give_the_same_loss_as_all_of_them_when_they_are_all_drawn():
+    torch.manual_seed(0)
+    backbone = BackboneConfig("mobilenetv2_050", "random", layers=(1,))
+    model = FlowCLAS(FlowCLASConfig(backbone, FlowConfig(2, kernels=(1,), whitening=False), projection_dim=8))
+    features = torch.randn(2, model.backbone.channels, 6, 6)
+    labels = torch.zeros(2, 6, 6, dtype=torch.uint8)
+    labels[:, :1], labels[:, 5] = OUTLIER, IGNORE
+    every = flowclas_loss(model, features, labels, features, labels, LossConfig())
+    drawn = flowclas_loss(model, features, labels, features, labels, LossConfig(cells=48))  # all 48, and all 12 of 12
+    few = flowclas_loss(model, features, labels, features, labels, LossConfig(cells=4, contrastive="none"))
+    for name in ("nll", "nll_outlier"):
+        assert float(drawn[name]) == pytest.approx(float(every[name]), rel=1e-5)
+    assert float(few["nll"]) != float(every["nll"])
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"alpha": -1.0}, "alpha"),
+        ({"cells": 1}, "cells"),
         ({"temperature": 0.0}, "temperature"),
         ({"samples": 1}, "samples"),
         ({"alpha": 0.0, "contrastive": "none"}, "nothing to fit"),

@@ -209,6 +209,11 @@ class FitConfig:
                 f"data.crop {self.data.crop} and model.short_side {self.model.short_side} cannot go together: a crop "
                 "would be enlarged to the short side, and the robot's whole images not; set one of them to null"
             )
+        if self.loss.cells is not None and not self.model.flow.pointwise:
+            raise FlowclasError(
+                f"loss.cells {self.loss.cells} draws single cells, but flow.kernels {self.model.flow.kernels} with subnet "
+                f"'{self.model.flow.subnet}' look at their neighbours too; set loss.cells null or plain kernels [1]"
+            )
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2^31 - 1")
         if self.method == "flowclas" and self.model.flow.steps == 0:
             raise FlowclasError("method flowclas with model.flow.steps 0 has nothing to train; use method gaussian")

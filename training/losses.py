@@ -28,6 +28,9 @@ class LossConfig:
         temperature: tau.
         samples: N, at most so many pixels of each set (inliers, outliers, auxiliary outliers) a batch.
         auxiliary: add the pixels of the auxiliary outlier images x_out to the contrast set.
+        cells: the flow sees so many inlier cells of a batch, drawn at random, and at most a quarter as many outlier
+            cells; null: all. Only for flows that look at one cell at a time; fits several times as fast, since
+            neighbouring cells tell much the same.
     """
 
     alpha: float = 1.0
@@ -35,6 +38,7 @@ class LossConfig:
     temperature: float = 0.1
     samples: int = 512
     auxiliary: bool = True
+    cells: int | None = None
 
     def __post_init__(self) -> None:
         if self.alpha < 0:
@@ -43,6 +47,8 @@ class LossConfig:
             raise FlowclasError(f"loss.temperature is {self.temperature}; it must be above 0")
         if self.samples < 2:
             raise FlowclasError(f"loss.samples is {self.samples}; it must be at least 2")
+        if self.cells is not None and self.cells < 2:
+            raise FlowclasError(f"loss.cells is {self.cells}; it must be at least 2, or null for all")
         if self.alpha == 0 and self.contrastive == "none":
             raise FlowclasError("loss.alpha 0 with loss.contrastive none leaves nothing to fit")
 
@@ -116,6 +122,14 @@ def _sample(rows: Tensor, count: int) -> Tensor:
     return rows[torch.randperm(rows.shape[0], device=rows.device)[:count]]
 
 
+def _draw_cells(features: Tensor, labels: Tensor, inliers: int, outliers: int) -> tuple[Tensor, Tensor]:
+    """At most so many inlier and outlier cells of (B, C, h, w), labelled (B, h, w), as one row (1, C, 1, N), (1, 1, N)."""
+    rows = features.movedim(1, -1)
+    normal, foreign = _sample(rows[labels == INLIER], inliers), _sample(rows[labels == OUTLIER], outliers)
+    drawn = torch.cat([labels.new_full((len(normal),), INLIER), labels.new_full((len(foreign),), OUTLIER)])
+    return torch.cat([normal, foreign]).T[None, :, None], drawn[None, None]
+
+
 def flowclas_loss(
     model: FlowCLAS,
     features: Tensor,
@@ -138,6 +152,10 @@ def flowclas_loss(
         Scalars ``loss``, ``nll`` (inliers, nats per dimension), ``nll_outlier`` (not trained on) and, unless off,
         ``contrastive``.
     """
+    if config.cells is not None:
+        features, labels = _draw_cells(features, labels, config.cells, config.cells // 4)
+        if out_features is not None and out_labels is not None:
+            out_features, out_labels = _draw_cells(out_features, out_labels, 0, config.cells // 4)
     z, log_det = model.latent(features)
     nll = model.nll_of_latent(z, log_det)
     inlier_nll = mean_inlier_nll(nll, labels)

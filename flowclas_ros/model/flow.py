@@ -56,6 +56,11 @@ class FlowConfig:
         if self.clamp <= 0:
             raise FlowclasError(f"flow.clamp is {self.clamp}; it must be above 0")
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether a pixel's latent and likelihood depend on that pixel's features alone."""
+        return self.steps == 0 or (self.subnet == "plain" and set(self.kernels) == {1})
+
 
 class ActNorm(nn.Module):
     """Per-channel scale and bias, set from the first batch to give zero mean and unit variance (Glow, section 3.1)."""

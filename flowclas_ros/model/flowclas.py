@@ -13,6 +13,7 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
 from flowclas_ros.model.density import DiagonalGaussian
 from flowclas_ros.model.flow import FlowConfig, NormalizingFlow
+from flowclas_ros.model.fusion import MarginFusion
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class FlowCLASConfig:
         backbone: the frozen feature extractor.
         flow: the normalizing flow on its features.
         projection_dim: P, channels of the projection head that the contrastive loss uses; 0 for none.
-        margin_weight: weight of the projection margin in the score, in inlier standard deviations of the NLL per
-            inlier standard deviation of the margin; 0 is the published score, the NLL alone.
+        margin_weight: weight of the projection margin in the score (``MarginFusion``); 0 is the published score, the
+            NLL alone.
         short_side: pixels; images are resized to this shorter side before the backbone, so that objects have the
             size they had in fitting whatever the camera; None leaves them as they come.
     """
@@ -50,9 +51,6 @@ class FlowCLASConfig:
 class FlowCLAS(nn.Module):
     """Backbone, flow, base density and projection head as one model: image in, score map out."""
 
-    margin_direction: Tensor
-    margin_offset: Tensor
-
     def __init__(self, config: FlowCLASConfig) -> None:
         super().__init__()
         self.config = config
@@ -61,8 +59,7 @@ class FlowCLAS(nn.Module):
         self.flow = NormalizingFlow(channels, config.flow)
         self.base = DiagonalGaussian(channels)
         self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
-        self.register_buffer("margin_direction", torch.zeros(config.projection_dim))
-        self.register_buffer("margin_offset", torch.zeros(()))
+        self.fusion = MarginFusion(config.projection_dim, config.margin_weight) if config.margin_weight else None
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """Size in pixels at which the backbone sees an image of the given size."""
@@ -104,49 +101,35 @@ class FlowCLAS(nn.Module):
     def grid_score(self, features: Tensor) -> Tensor:
         """Anomaly score of features (B, C, h, w) on their grid: (B, h, w) float32, nats per dimension.
 
-        The NLL, plus ``margin_weight`` times the projection margin: how much nearer a pixel's projection lies to the
-        outliers' mean direction than to the inliers', scaled to the NLL's own spread (``fit_margin``). The
-        likelihood sees what is rare, the margin what is foreign; their sum leaves fewer of both kinds of error.
+        The NLL; with ``margin_weight`` fused with the projection margin (``MarginFusion``). The likelihood sees what is
+        rare, the margin what is foreign; together they leave fewer of both kinds of error.
         """
         z, log_det = self.latent(features)
-        score = self.nll_of_latent(z, log_det).float()
-        if self.config.margin_weight:
-            margin = self._margin(z) - self.margin_offset
-            score = score + self.config.margin_weight * margin
-        return score
-
-    def _margin(self, z: Tensor) -> Tensor:
-        # Not under autocast: a product with a fixed direction is cheap, and its rounding would show in the score.
-        return (self.project(z) * self.margin_direction.view(1, -1, 1, 1)).sum(dim=1)
+        nll = self.nll_of_latent(z, log_det).float()
+        return nll if self.fusion is None else self.fusion(nll, self.project(z))
 
     @torch.no_grad()
     def fit_margin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Set the margin's direction and scale from labelled features; the flow and the head stay as they are.
+        """Set the fusion's direction and scales from labelled features; the flow and the head stay as they are.
 
         Args:
             batches: features (B, C, h, w) with labels (B, h, w), 0 inlier, 1 outlier, anything else ignored.
 
         Raises:
-            FlowclasError: no inlier or no outlier among them, or no projection head.
+            FlowclasError: no inlier or no outlier among them, or a model without margin_weight.
         """
-        projections: tuple[list[Tensor], list[Tensor]] = ([], [])
-        nlls = []
+        if self.fusion is None:
+            raise FlowclasError("margin_weight is 0: this model's score is the NLL alone, there is no margin to fit")
+        inliers, outliers, nlls = [], [], []
         for features, labels in batches:
             z, log_det = self.latent(features)
             rows = self.project(z).movedim(1, -1)
-            for kept, label in zip(projections, (0, 1), strict=True):
-                kept.append(rows[labels == label])
+            inliers.append(rows[labels == 0])
+            outliers.append(rows[labels == 1])
             nlls.append(self.nll_of_latent(z, log_det).float()[labels == 0])
-        inliers, outliers = (torch.cat(kept) if kept else torch.empty(0) for kept in projections)
-        if inliers.shape[0] < 2 or outliers.shape[0] == 0:
-            raise FlowclasError(
-                f"the projection margin needs inlier and outlier pixels, got {inliers.shape[0]} and {outliers.shape[0]}"
-            )
-        direction = outliers.mean(dim=0) - inliers.mean(dim=0)
-        margins = inliers @ direction
-        scale = torch.cat(nlls).std() / margins.std().clamp_min(1e-6)
-        self.margin_direction.copy_(direction * scale)
-        self.margin_offset.copy_(margins.mean() * scale)
+        if not inliers:
+            raise FlowclasError("the projection margin needs inlier and outlier pixels, got no batch at all")
+        self.fusion.fit(torch.cat(inliers), torch.cat(outliers), torch.cat(nlls))
 
     def forward(self, images: Tensor) -> Tensor:
         """Anomaly score of RGB images in 0..1.
