@@ -57,7 +57,7 @@ class MarginFusion(nn.Module):
             raise FlowclasError(
                 f"the projection margin needs inlier and outlier pixels, got {inliers.shape[0]} and {outliers.shape[0]}"
             )
-        # R. A. Fisher, "The use of multiple measurements in taxonomic problems", 1936: within-class scatter^-1 (m1 - m0)
+        # R. A. Fisher, "The use of multiple measurements in taxonomic problems", 1936: scatter^-1 (mean1 - mean0)
         scatter = torch.cov(inliers.double().T) + torch.cov(outliers.double().T)
         ridge = RIDGE * scatter.diagonal().mean().clamp_min(1e-12)
         scatter += ridge * torch.eye(len(scatter), dtype=scatter.dtype, device=scatter.device)
