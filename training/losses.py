@@ -123,7 +123,7 @@ def _sample(rows: Tensor, count: int) -> Tensor:
 
 
 def _draw_cells(features: Tensor, labels: Tensor, inliers: int, outliers: int) -> tuple[Tensor, Tensor]:
-    """At most so many inlier and outlier cells of (B, C, h, w), labelled (B, h, w), in one row: (1, C, 1, N), (1, 1, N)."""
+    """At most so many cells of each kind of (B, C, h, w), labelled (B, h, w), in one row: (1, C, 1, N), (1, 1, N)."""
     rows = features.movedim(1, -1)
     normal, foreign = _sample(rows[labels == INLIER], inliers), _sample(rows[labels == OUTLIER], outliers)
     drawn = torch.cat([labels.new_full((len(normal),), INLIER), labels.new_full((len(foreign),), OUTLIER)])
