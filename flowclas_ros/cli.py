@@ -1,4 +1,4 @@
-"""The command `flowclas`: fit, evaluate, predict, replay, demo. Each imports what it needs only when it runs."""
+"""The command `flowclas`. Each of its commands imports what it needs only when it runs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from flowclas_ros.errors import FlowclasError
 # Commands with an argument parser of their own: module whose main(argv) takes the rest of the line, and their help.
 _HANDED_ON = {
     "fit": ("flowclas_ros.training.fit", "fit a model on normal images and calibrate it"),
+    "distill": ("flowclas_ros.training.distill", "teach a small backbone the features of a large one"),
     "demo": ("flowclas_ros.node.demo", "run the detector in a live ROS 2 graph for a while"),
 }
 # Commands parsed here: module with add_arguments(parser) and run(arguments), and their help.

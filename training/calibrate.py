@@ -114,13 +114,8 @@ def _sheet(
 
 def provenance(config: FitConfig, data: FitData, metrics: dict[str, Any]) -> dict[str, Any]:
     """Where a checkpoint comes from: code, data, settings, versions, metrics, date."""
-    import lightning
-    import timm
-
     return {
-        "flowclas_ros": flowclas_ros.__version__,
-        "git": _git_hash(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **software(),
         "seed": config.seed,
         "config": json.loads(json.dumps(asdict(config))),
         "metrics": metrics,
@@ -130,6 +125,18 @@ def provenance(config: FitConfig, data: FitData, metrics: dict[str, Any]) -> dic
             "outliers": _describe_names([data.outliers.origin(i) for i in range(len(data.outliers))]),
             "outliers_val": _describe_names([data.outliers_val.origin(i) for i in range(len(data.outliers_val))]),
         },
+    }
+
+
+def software() -> dict[str, Any]:
+    """What made a file, and when: this package, its commit, the libraries."""
+    import lightning
+    import timm
+
+    return {
+        "flowclas_ros": flowclas_ros.__version__,
+        "git": _git_hash(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.flowclas import FlowCLASConfig
@@ -195,6 +195,9 @@ class FitConfig:
     seed: int = 0
     output: str = "runs/fit"
     embed_backbone: bool = True
+
+    USAGE: ClassVar = "flowclas fit --config FILE [--resume] [--KEY VALUE ...]"
+    SUMMARY: ClassVar = "Fit a model on images of the normal world."
 
     def __post_init__(self) -> None:
         if not self.data.train:

@@ -1,4 +1,4 @@
-"""YAML plus command-line overrides to a FitConfig: every key known, every value typed, every path expanded."""
+"""YAML plus command-line overrides to a tree of options: every key known, every value typed, every path expanded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -19,11 +19,39 @@ from flowclas_ros.training.config import FitConfig
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+C = TypeVar("C")
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> FitConfig:
+
+def parse_command(arguments: Sequence[str], cls: type[C], flags: Sequence[str] = ()) -> tuple[C | None, set[str]]:
+    """A command line ``[--config FILE] [FLAG ...] [--KEY VALUE ...]``: the configuration and the flags given.
+
+    The configuration is None after ``--help``, which is printed here. Raises FlowclasError as ``load_config`` does.
+    """
+    rest: list[str] = []
+    given: set[str] = set()
+    path: str | None = None
+    queue = list(arguments)
+    while queue:
+        item = queue.pop(0)
+        if item in ("-h", "--help"):
+            print(help_text(cls))
+            return None, given
+        if item in flags:
+            given.add(item)
+        elif item == "--config" or item.startswith("--config="):
+            path = item.partition("=")[2] or (queue.pop(0) if queue else "")
+            if not path:
+                raise FlowclasError("option --config lacks its file")
+        else:
+            rest.append(item)
+    return load_config(path, rest, cls), given
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = (), cls: type[C] = FitConfig) -> C:  # type: ignore[assignment]
     """The configuration of a YAML file with overrides such as ``["--loss.alpha", "3", "--seed=1"]`` on top.
 
     ``${NAME}`` in any text value is an environment variable. Relative paths are relative to the working directory.
+    ``cls`` is the command's tree of options: a dataclass with USAGE and SUMMARY for its help.
 
     Raises:
         FlowclasError: no such file, not YAML, an unknown key (the nearest known one is named), a value of the wrong
@@ -31,10 +59,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> FitCo
     """
     tree = _read_yaml(Path(path)) if path is not None else {}
     origin = str(path) if path is not None else "command line"
-    _check_keys(tree, FitConfig, origin)
-    for key, value in _parse_overrides(overrides):
-        _set(tree, key, value)
-    return _build(_expand(tree, ""))
+    known = flat_keys(cls)
+    _check_keys(tree, cls, known, origin)
+    for key, value in _parse_overrides(overrides, known):
+        _set(tree, key, value, known)
+    return _build(_expand(tree, ""), cls)
 
 
 def flat_keys(cls: type = FitConfig, prefix: str = "") -> dict[str, Any]:
@@ -48,26 +77,26 @@ def flat_keys(cls: type = FitConfig, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def config_yaml(config: FitConfig) -> str:
+def config_yaml(config: Any) -> str:
     """The whole configuration as YAML that load_config reads back to an equal one."""
     return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
 
 
-def help_text() -> str:
+def help_text(cls: type = FitConfig) -> str:
     """Every option with its type, default and meaning."""
-    return _parser().format_help()
+    return _parser(cls).format_help()
 
 
-def _parser() -> ArgumentParser:
+def _parser(cls: Any) -> ArgumentParser:
     from jsonargparse import ArgumentParser  # here, so that a FitConfig made in Python is fitted without it
 
     parser = ArgumentParser(
-        prog="flowclas fit",
-        usage="flowclas fit --config FILE [--resume] [--KEY VALUE ...]",
-        description="Fit a model on images of the normal world. Options stand in the YAML file or as --KEY VALUE.",
+        prog=cls.USAGE.partition(" --")[0],
+        usage=cls.USAGE,
+        description=f"{cls.SUMMARY} Options stand in the YAML file or as --KEY VALUE.",
         exit_on_error=False,
     )
-    parser.add_class_arguments(FitConfig)
+    parser.add_class_arguments(cls)
     return parser
 
 
@@ -88,8 +117,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    known = flat_keys()
+def _parse_overrides(arguments: Sequence[str], known: dict[str, Any]) -> list[tuple[str, Any]]:
     pairs = []
     rest = list(arguments)
     while rest:
@@ -110,13 +138,10 @@ def _parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     for key, value in pairs:
         if is_dataclass(known.get(key)):
             if not isinstance(value, dict):
-                raise FlowclasError(f"option --{key} is a group; set one of its members, such as --{_members(key)[0]}")
-            _check_keys(value, known[key], f"--{key}", prefix=f"{key}.")
+                member = next(name for name in known if name.startswith(f"{key}."))
+                raise FlowclasError(f"option --{key} is a group; set one of its members, such as --{member}")
+            _check_keys(value, known[key], known, f"--{key}", prefix=f"{key}.")
     return pairs
-
-
-def _members(group: str) -> list[str]:
-    return [key for key in flat_keys() if key.startswith(f"{group}.")]
 
 
 def _is_known(key: str, known: dict[str, Any]) -> bool:
@@ -136,20 +161,20 @@ def _unknown(shown: str, key: str, known: dict[str, Any], dash: str = "") -> str
     near_leaf = difflib.get_close_matches(leaf, {k.rsplit(".", 1)[-1] for k in known}, n=1)
     guesses = same_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     guesses = guesses or [k for k in known if near_leaf and k.rsplit(".", 1)[-1] == near_leaf[0]]
-    hint = f"did you mean {dash}{guesses[0]}?" if guesses else "see flowclas fit --help for all options"
+    hint = f"did you mean {dash}{guesses[0]}?" if guesses else "see --help for all options"
     return f"unknown option {shown}; {hint}"
 
 
-def _check_keys(tree: dict[str, Any], cls: type, origin: str, prefix: str = "") -> None:
+def _check_keys(tree: dict[str, Any], cls: type, known: dict[str, Any], origin: str, prefix: str = "") -> None:
     hints = get_type_hints(cls)
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if key not in hints:
-            raise FlowclasError(f"{origin}: {_unknown(name, name, flat_keys())}")
+        if name not in known:
+            raise FlowclasError(f"{origin}: {_unknown(name, name, known)}")
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise FlowclasError(f"{origin}: {name} is a group of options, but holds {value!r}")
-            _check_keys(value, hints[key], origin, f"{name}.")  # type: ignore[arg-type]
+            _check_keys(value, hints[key], known, origin, f"{name}.")  # type: ignore[arg-type]
         elif value is None and not _admits_none(hints[key]):
             raise FlowclasError(f"{origin}: {name} has no value; give one or leave the key out")
 
@@ -158,9 +183,9 @@ def _admits_none(hint: Any) -> bool:
     return get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
 
 
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+def _set(tree: dict[str, Any], key: str, value: Any, known: dict[str, Any]) -> None:
     *groups, leaf = key.split(".")
-    if value is None and key in flat_keys() and not _admits_none(flat_keys()[key]):
+    if value is None and key in known and not _admits_none(known[key]):
         raise FlowclasError(f"option --{key} cannot be null")
     for group in groups:
         tree = tree.setdefault(group, {})
@@ -189,24 +214,24 @@ def _expand(value: Any, key: str) -> Any:
     return re.sub(r"\$\{(\w+)\}", replace, value)
 
 
-def _build(tree: dict[str, Any]) -> FitConfig:
-    parser = _parser()
+def _build(tree: dict[str, Any], cls: type[C]) -> C:
+    parser = _parser(cls)
     try:
         parsed = parser.instantiate(parser.parse_object(tree))
     except FlowclasError:
         raise
     except Exception as error:  # jsonargparse raises several types; each means: a value does not fit its option
-        raise FlowclasError(_one_line(error)) from error
-    return FitConfig(**{item.name: getattr(parsed, item.name) for item in fields(FitConfig)})
+        raise FlowclasError(_one_line(error, flat_keys(cls))) from error
+    return cls(**{item.name: getattr(parsed, item.name) for item in fields(cls)})  # type: ignore[arg-type]
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, known: dict[str, Any]) -> str:
     text = " ".join(str(error).split())
     key = re.search(r'key "([\w.]+)"', text)
     value = re.search(r"(?:Got value|Given value): (.*)$", text)
     if not key:
         return f"configuration: {text}"
-    hint = flat_keys().get(key.group(1))
+    hint = known.get(key.group(1))
     expected = str(getattr(hint, "__name__", hint) if isinstance(hint, type) else hint).replace("typing.", "")
     return f"{key.group(1)} is {value.group(1) if value else 'wrong'}; it must be of type {expected}"
 
@@ -217,7 +242,7 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def changed_keys(one: FitConfig, other: FitConfig) -> list[str]:
+def changed_keys(one: Any, other: Any) -> list[str]:
     """Dotted names of the options that differ."""
 
     def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from flowclas_ros.detection.images import list_images, read_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.config import DataConfig, FitConfig
-from flowclas_ros.training.outliers import OutlierSource, hold_out, open_outliers
+from flowclas_ros.training.outliers import NoOutliers, OutlierSource, hold_out, open_outliers
 from flowclas_ros.training.pseudo_outliers import IGNORE, PasteConfig, draw_count, paste
 
 # Stands where an epoch's number does: validation pastes the same objects each time, as no training epoch does.
@@ -43,23 +43,24 @@ class FitData:
     outliers_val: OutlierSource
 
 
-def open_data(config: FitConfig) -> FitData:
+def open_data(data: DataConfig, seed: int) -> FitData:
     """Find all frames and objects, and hold out validation scenes and photos where none are given.
 
     Raises:
         FlowclasError: a folder is missing or without images, or there is nothing to hold out.
     """
-    data = config.data
     train = list_frames(data.train, data)
     if data.val:
         val = list_frames(data.val, data)
     else:
-        train, val = hold_out_scenes(train, data.val_share, config.seed)
+        train, val = hold_out_scenes(train, data.val_share, seed)
+    if not data.outliers.given:  # a distillation may do without
+        return FitData(train, val, NoOutliers(), NoOutliers())
     outliers = open_outliers(data.outliers)
     if data.outliers_val.given:
         outliers_val = open_outliers(data.outliers_val)
     else:
-        outliers, outliers_val = hold_out(outliers, data.outliers_val_share, config.seed)
+        outliers, outliers_val = hold_out(outliers, data.outliers_val_share, seed)
     return FitData(train, val, outliers, outliers_val)
 
 
@@ -156,7 +157,8 @@ class MixDataset(Dataset[dict[str, Any]]):
         image = read_image(self.frames[index].path)
         if self.augment:
             image = augment(image, self.data, rng)
-        chosen = rng.integers(len(self.outliers), size=draw_count(self.paste_config, rng))
+        count = draw_count(self.paste_config, rng) if len(self.outliers) else 0
+        chosen = rng.integers(max(1, len(self.outliers)), size=count)
         image, label = paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng)
         item = {"image": _to_tensor(image), "label": torch.from_numpy(label)}
         if self.auxiliary:

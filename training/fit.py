@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +34,10 @@ from flowclas_ros.training.callbacks import (
     whole_file,
 )
 from flowclas_ros.training.config import FitConfig
-from flowclas_ros.training.config_file import changed_keys, config_yaml, help_text, load_config
+from flowclas_ros.training.config_file import changed_keys, config_yaml, load_config, parse_command
 from flowclas_ros.training.data import FitData, open_data
 from flowclas_ros.training.module import FeatureBatches, FitModule
+from flowclas_ros.training.trainer_setup import hardware, quiet_lightning
 
 CONFIG = "config.yaml"
 # A resumed run may change these: none has a part in what the weights become (minutes only end a run sooner or later).
@@ -72,22 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> Path | None:
     """Parse and fit; the checkpoint's path, or None after ``--help``."""
-    rest, resume, path = [], False, None
-    queue = list(arguments)
-    while queue:
-        item = queue.pop(0)
-        if item in ("-h", "--help"):
-            print(help_text())
-            return None
-        if item == "--resume":
-            resume = True
-        elif item == "--config" or item.startswith("--config="):
-            path = item.partition("=")[2] or (queue.pop(0) if queue else "")
-            if not path:
-                raise FlowclasError("option --config lacks its file")
-        else:
-            rest.append(item)
-    return fit(load_config(path, rest), resume=resume)
+    config, flags = parse_command(arguments, FitConfig, ["--resume"])
+    return fit(config, resume="--resume" in flags) if config is not None else None
 
 
 def fit(config: FitConfig, *, resume: bool = False) -> Path:
@@ -137,11 +122,11 @@ def _open_output(output: Path, config: FitConfig, resume: bool) -> None:
 
 def _fit(output: Path, config: FitConfig, *, resume: bool) -> Path:
     device = resolve_device(config.trainer.device)
-    data = open_data(config)
+    data = open_data(config.data, config.seed)
     L.seed_everything(config.seed, verbose=False)
     model = FlowCLAS(_model_config(config))
     module = FitModule(model, config, data)
-    _quiet_lightning()
+    quiet_lightning()
     _say(f"fitting on {len(data.train)} frames, choosing on {len(data.val)}; {len(data.outliers)} pseudo-outliers")
     if config.method == "gaussian":
         metrics = _fit_gaussian(output, module, device)
@@ -176,7 +161,7 @@ def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch
 def _fit_gaussian(output: Path, module: FitModule, device: torch.device) -> dict[str, Any]:
     _initialise(module.model, module.config, module.data, device)
     trainer = L.Trainer(
-        **_hardware(replace(module.config, trainer=replace(module.config.trainer, devices=1, nodes=1)), device),
+        **hardware(replace(module.config.trainer, devices=1, nodes=1), device),
         logger=False,
         callbacks=[FitProgress()],
         enable_model_summary=False,
@@ -224,7 +209,7 @@ def _trainer(output: Path, module: FitModule, state: RunState, device: torch.dev
     if config.optimiser.ema:
         callbacks.append(WeightEma(config.optimiser.ema))
     return L.Trainer(
-        **_hardware(config, device),
+        **hardware(config.trainer, device),
         # To Lightning the run is one epoch, validated every so many steps: its counters then hold the step alone, and
         # the progress bar shows the time left of the whole run.
         max_epochs=1,
@@ -239,22 +224,6 @@ def _trainer(output: Path, module: FitModule, state: RunState, device: torch.dev
         enable_model_summary=False,
         default_root_dir=output,
     )
-
-
-def _hardware(config: FitConfig, device: torch.device) -> dict[str, Any]:
-    trainer = config.trainer
-    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[trainer.precision]
-    if trainer.precision == "fp16" and device.type == "cpu":
-        raise FlowclasError("trainer.precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
-    named = device.type == "cuda" and ":" in trainer.device
-    if named and trainer.devices > 1:
-        raise FlowclasError(f"trainer.device {trainer.device} is one GPU, trainer.devices {trainer.devices}; use cuda")
-    return {
-        "accelerator": "gpu" if device.type == "cuda" else "cpu",
-        "devices": [device.index] if named else trainer.devices,
-        "num_nodes": trainer.nodes,
-        "precision": precision,
-    }
 
 
 def _is_finished(path: Path) -> bool:
@@ -276,14 +245,6 @@ def _load_best(output: Path, module: FitModule) -> dict[str, Any]:
         raise FlowclasError(f"'{path}' cannot be read: {error}; delete the run and fit again") from error
     module.model.load_state_dict(tensors, strict=False)
     return metrics
-
-
-def _quiet_lightning() -> None:
-    """Its tips are for its own users; what matters is said here or raised."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
 
 
 def _say(text: str) -> None:

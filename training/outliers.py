@@ -247,6 +247,13 @@ class SomeOutliers:
         return self.source.origin(self.indices[index])
 
 
+class NoOutliers(SomeOutliers):
+    """None at all."""
+
+    def __init__(self) -> None:
+        super().__init__(self, [])
+
+
 def open_outliers(config: OutlierConfig) -> OutlierSource:
     """The source that the configuration names."""
     if config.cutouts is not None:

@@ -104,6 +104,10 @@ class FrozenBackbone(nn.Module):
         Returns:
             (B, C, ceil(H / stride), ceil(W / stride)).
         """
+        return self.feature_map(images)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """What ``forward`` gives, with gradients where they are asked for: for a backbone in the making."""
         height, width = images.shape[-2:]
         x = (images - self.mean) / self.std
         pad_h, pad_w = -height % self.pad_multiple, -width % self.pad_multiple

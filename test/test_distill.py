@@ -1,0 +1,150 @@
+"""A small backbone learns a large one's features, and what is written is an ordinary weight file."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flowclas_ros.cli import main
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
+from flowclas_ros.training.config_file import load_config
+from flowclas_ros.training.distill import Distillation, check_round_trip, distill
+from flowclas_ros.training.distill_config import DistillConfig
+
+YAML = """
+teacher: {name: lcnet_050, weights: random, layers: [2], stride: 8}
+student: {name: mobilenetv2_035, weights: random, layers: [1], stride: 8}
+data: {train: [FOLDER/images], scene_block: 4, batch_size: 4}
+optimiser: {lr: 5e-3, warmup_epochs: 0.5}
+trainer: {max_epochs: 6, val_every: 3, device: cpu}
+output: FOLDER/student.safetensors
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty images of coloured blobs, cut-outs of discs, and a configuration."""
+    folder = tmp_path_factory.mktemp("distill")
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for i in range(20):
+        image = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (96, 64), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / "images" / f"{i:03d}.png"), image)
+    (folder / "cut").mkdir()
+    for i in range(4):
+        rgba = np.zeros((40, 40, 4), np.uint8)
+        cv2.circle(rgba, (20, 20), 15, (*rng.integers(255, size=3).tolist(), 255), -1)
+        cv2.imwrite(str(folder / "cut" / f"{i}.png"), rgba)
+    (folder / "distill.yaml").write_text(YAML.replace("FOLDER", str(folder)))
+    return folder
+
+
+def configured(folder: Path, *overrides: str) -> DistillConfig:
+    torch.set_num_threads(1)
+    return load_config(folder / "distill.yaml", overrides, DistillConfig)
+
+
+@pytest.fixture(scope="module")
+def distilled(folder: Path) -> dict:
+    """The sidecar of a distillation with pasted objects."""
+    config = configured(
+        folder, "--data.outliers.cutouts", str(folder / "cut"), "--output", str(folder / "with.safetensors")
+    )
+    return json.loads(distill(config).with_suffix(".json").read_text())
+
+
+def test_student_learns_what_the_teacher_sees(distilled: dict) -> None:
+    # The target has variance 1: a loss of 1 is what its mean alone would give.
+    assert distilled["held_out_loss"] < 0.6
+    assert distilled["held_out_loss"] == min(distilled["held_out_losses"])
+    assert len(distilled["held_out_losses"]) == 2
+
+
+def test_file_is_a_backbone_of_its_own_and_gives_the_trained_features(distilled: dict, folder: Path) -> None:
+    backbone = BackboneConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in distilled["backbone"].items()})
+    assert backbone.weights == str(folder / "with.safetensors")
+    one, two = FrozenBackbone(backbone), FrozenBackbone(backbone)
+    # The hash is over the weights that were trained, taken before they were written.
+    assert one.content_sha256() == distilled["student_sha256"]
+    untrained = FrozenBackbone(replace(backbone, weights="random"))
+    image = torch.rand(1, 3, 64, 96)
+    assert torch.equal(one(image), two(image))
+    assert not torch.allclose(one(image), untrained(image))
+
+
+def test_half_precision_file_is_half_as_large_and_loads_as_rounded(folder: Path) -> None:
+    output = folder / "half.safetensors"
+    config = configured(folder, "--dtype", "fp16", "--trainer.max_epochs", "1", "--output", str(output))
+    sidecar = json.loads(distill(config).with_suffix(".json").read_text())
+    assert {v.dtype for v in load_file(output).values()} == {torch.float16, torch.int64}
+    assert FrozenBackbone(replace(config.student, weights=str(output))).content_sha256() == sidecar["student_sha256"]
+
+
+@pytest.mark.parametrize(("name", "layers"), [("mobilenetv3_small_050", (2,)), ("resnet10t", (1,))])
+def test_students_of_other_families_load_back_bit_for_bit(name: str, layers: tuple[int, ...]) -> None:
+    check_round_trip(FrozenBackbone(BackboneConfig(name, "random", layers=layers)))
+
+
+def test_teacher_of_another_stride_is_brought_to_the_students_cells(folder: Path) -> None:
+    overrides = ["--teacher", "{name: vit_tiny_patch16_224, weights: random, layers: [0], stride: null}"]
+    output = folder / "vit.safetensors"
+    path = distill(configured(folder, *overrides, "--trainer.max_epochs", "1", "--output", str(output)))
+    assert json.loads(path.with_suffix(".json").read_text())["held_out_loss"] < 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--data.train", "[]"], "data.train names no folder"),
+        (["--output", "student.pth"], "must end in .safetensors"),
+        (["--student.layer", "[1]"], "did you mean --student.layers?"),
+        (["--dtype", "int8"], "dtype is int8"),
+        (["--loss.alpha", "1"], "unknown option --loss.alpha"),
+        (["--trainer.devices", "2"], "one device"),
+    ],
+)
+def test_bad_options_are_told_in_one_line(folder: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(FlowclasError) as raised:
+        configured(folder, *overrides)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--data.train", "[/nowhere]"], "/nowhere does not exist"),
+        (["--student.name", "mobilenetv99"], "no model 'mobilenetv99'"),
+        (["--teacher.weights", "/nowhere/t.safetensors"], "do not exist"),
+        (["--output", "/proc/student.safetensors", "--trainer.max_epochs", "1"], "could not be written"),
+    ],
+)
+def test_command_ends_with_2_and_one_line(
+    folder: Path, overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distill", "--config", str(folder / "distill.yaml"), *overrides]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_interrupt_leaves_no_file_behind(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Distillation.training_step
+
+    def interrupted(self: Distillation, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        if batch_idx == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Distillation, "training_step", interrupted)
+    output = str(tmp_path / "student.safetensors")
+    assert main(["distill", "--config", str(folder / "distill.yaml"), "--output", output]) == 130
+    assert "interrupted; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

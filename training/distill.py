@@ -1,0 +1,291 @@
+"""`flowclas distill`: a small backbone learns the feature map of a large one, and is then a local weight file.
+
+The student's map goes through a 1x1 linear adapter, which is thrown away afterwards, to the teacher's map with every
+channel brought to mean 0 and variance 1; the loss is the squared error. So the held-out loss reads as the share of
+the teacher's variance that the student leaves unexplained (FitNets, arXiv 1412.6550; EfficientAD, arXiv 2303.14535).
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from flowclas_ros.detection.images import write_json
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
+from flowclas_ros.model.device import resolve_device
+from flowclas_ros.progress import progress_bar
+from flowclas_ros.training.calibrate import describe, software
+from flowclas_ros.training.callbacks import FitProgress, WeightEma, whole_file
+from flowclas_ros.training.config_file import parse_command
+from flowclas_ros.training.data import FitData, MixDataset, StepBatches, collate, open_data
+from flowclas_ros.training.distill_config import DistillConfig
+from flowclas_ros.training.module import lr_factor
+from flowclas_ros.training.trainer_setup import hardware, quiet_lightning
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: ``--config FILE [--KEY VALUE ...]``; the exit code."""
+    try:
+        config, _ = parse_command(list(sys.argv[1:] if argv is None else argv), DistillConfig)
+        if config is not None:
+            distill(config)
+    except FlowclasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def distill(config: DistillConfig) -> Path:
+    """Train the student, write its weights and their provenance; the path of the weights.
+
+    Raises:
+        FlowclasError: bad data, a backbone that is not to be had or whose weights do not load back, a full disk.
+        KeyboardInterrupt: SIGINT came; nothing is written.
+    """
+    output = Path(config.output).expanduser()
+    device = resolve_device(config.trainer.device)
+    data = open_data(config.data, config.seed)
+    L.seed_everything(config.seed, verbose=False)
+    quiet_lightning()
+    module = Distillation(config, data)
+    check_round_trip(module.student)
+    print(
+        f"distilling {config.teacher.name} ({module.teacher.channels} channels, stride {module.teacher.stride}) into "
+        f"{config.student.name} ({module.student.channels}, stride {module.student.stride}, "
+        f"{_millions(module.student)} M weights) on {len(data.train)} images, held out {len(data.val)}",
+        flush=True,
+    )
+    module.measure_teacher(device)
+    trainer = L.Trainer(
+        **hardware(config.trainer, device),
+        max_epochs=1,  # to Lightning; see fit._trainer
+        max_time=timedelta(minutes=config.trainer.max_minutes) if config.trainer.max_minutes else None,
+        val_check_interval=min(config.trainer.val_every * module.batches().steps_per_epoch, len(module.batches())),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=config.optimiser.clip or None,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[FitProgress(), *([WeightEma(config.optimiser.ema)] if config.optimiser.ema else [])],
+    )
+    try:
+        trainer.fit(module)
+        if module.validated_at != trainer.global_step:  # stopped, or ended, between two validations
+            trainer.validate(module, verbose=False)
+    except SystemExit:  # Lightning's answer to KeyboardInterrupt
+        raise KeyboardInterrupt from None
+    return _write(output, module, config, data)
+
+
+class Distillation(L.LightningModule):
+    """Trains a student backbone and the adapter; keeps the student of the lowest held-out loss in ``best``."""
+
+    def __init__(self, config: DistillConfig, data: FitData) -> None:
+        super().__init__()
+        self.config, self.data = config, data
+        self.teacher = FrozenBackbone(config.teacher)
+        self.student = FrozenBackbone(config.student)
+        self.student.model.requires_grad_(True)
+        # Without weights of its own and momentum None it averages over all that it is shown in train mode.
+        self.standardise = nn.BatchNorm2d(self.teacher.channels, affine=False, momentum=None)
+        self.adapter = nn.Conv2d(self.student.channels, self.teacher.channels, 1)
+        self.held_out: list[Tensor] = []
+        self.losses: list[float] = []
+        self.best: dict[str, Tensor] = {}
+        self.validated_at = -1  # step
+
+    def train(self, mode: bool = True) -> Distillation:
+        """The student's layers train although a FrozenBackbone never does; the target's scale stays as measured."""
+        super().train(mode)
+        self.student.model.train(mode)
+        self.standardise.eval()
+        return self
+
+    def measure_teacher(self, device: torch.device) -> None:
+        """Mean and variance of every channel of the teacher, over evenly spread training images."""
+        frames = self.data.train
+        count = min(len(frames), self.config.trainer.init_frames)
+        chosen = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)).tolist()
+        size = self.config.data.batch_size
+        dataset = self._dataset(train=True)
+        self.teacher.to(device)
+        self.standardise.to(device).train()
+        starts = range(0, len(chosen), size)
+        with progress_bar("teacher's statistics", len(starts), "batches") as advance, torch.no_grad():
+            for start in starts:
+                batch = collate([dataset[(0, index)] for index in chosen[start : start + size]])
+                self.standardise(self.teacher(batch["image"].to(device).float() / 255).float())
+                advance()
+        self.standardise.eval()
+
+    def loss(self, images: Tensor) -> Tensor:
+        """Mean squared error to the standardised teacher, of images (B, 3, H, W) uint8 RGB."""
+        x = images.float() / 255
+        features = self.student.feature_map(x)
+        rows, cols = features.shape[-2:]
+        seen = x
+        if self.teacher.stride != self.student.stride:  # one cell of the teacher to each cell of the student
+            size = (rows * self.teacher.stride, cols * self.teacher.stride)
+            seen = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+        with torch.no_grad():
+            target = self.standardise(self.teacher(seen).float())
+        return F.mse_loss(self.adapter(features).float(), target)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        loss = self.loss(batch["image"])
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self.held_out = []
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Collect the held-out loss."""
+        self.held_out.append(self.loss(batch["image"]) * len(batch["image"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the student if it is the best so far. (An average of the weights is in their place by now.)"""
+        loss = float(torch.stack(self.held_out).sum()) / len(self.data.val)
+        if not np.isfinite(loss):
+            raise FlowclasError("the held-out loss is not finite: the distillation diverged; lower optimiser.lr")
+        self.log("held_out", loss, prog_bar=True)
+        if not self.losses or loss < min(self.losses):
+            self.best = {k: v.detach().cpu().clone() for k, v in self.student.model.state_dict().items()}
+        self.losses.append(loss)
+        self.validated_at = self.trainer.global_step
+
+    def batches(self, start: int = 0) -> StepBatches:
+        """The run's batches."""
+        config = self.config
+        epochs = config.trainer.max_epochs
+        return StepBatches(len(self.data.train), config.data.batch_size, epochs=epochs, seed=config.seed, start=start)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW; linear warm-up, then a cosine to zero at the last step."""
+        config = self.config.optimiser
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        batches = self.batches()
+        warmup = round(config.warmup_epochs * batches.steps_per_epoch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, warmup, len(batches)))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Lightning's hook."""
+        return self._loader(self._dataset(train=True), batch_sampler=self.batches())
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Lightning's hook."""
+        return self._loader(self._dataset(train=False), batch_size=self.config.data.batch_size)
+
+    def _dataset(self, *, train: bool) -> MixDataset:
+        frames = self.data.train if train else self.data.val
+        outliers = self.data.outliers if train else self.data.outliers_val
+        config = self.config
+        return MixDataset(frames, outliers, config.data, config.paste, seed=config.seed, augment=train, auxiliary=False)
+
+    def _loader(self, dataset: MixDataset, **options: Any) -> DataLoader[dict[str, Any]]:
+        workers = self.config.data.workers
+        return DataLoader(dataset, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0, **options)
+
+
+def timm_state(student: FrozenBackbone) -> dict[str, Tensor]:
+    """The student's tensors under the names that timm's whole model has, which is what it loads from a file.
+
+    Raises FlowclasError where a tensor has no counterpart there.
+    """
+    whole = timm.create_model(student.config.name, pretrained=False, **student.config.kwargs).state_dict()
+    # timm's feature extractors join the first levels of a name with an underscore: layers.0.x becomes layers_0.x
+    by_flat = {name.replace(".", "_"): name for name in whole}
+    named = {}
+    for name, value in student.model.state_dict().items():
+        target = name if name in whole else by_flat.get(name.replace(".", "_"))
+        if target is None:
+            raise FlowclasError(
+                f"student '{student.config.name}' cannot be stored: timm's whole model has no tensor '{name}'; "
+                "choose another student"
+            )
+        named[target] = value.detach().cpu().contiguous()
+    return named
+
+
+def check_round_trip(student: FrozenBackbone) -> None:
+    """Raise FlowclasError unless the student's weights, once in a file, load back bit for bit: before, not after."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "student.safetensors"
+        safetensors.torch.save_file(timm_state(student), path)
+        again = FrozenBackbone(replace(student.config, weights=str(path)))
+    if again.content_sha256() != student.content_sha256():
+        raise FlowclasError(
+            f"student '{student.config.name}' does not load back from a file as it was stored; choose another student"
+        )
+
+
+def _write(output: Path, module: Distillation, config: DistillConfig, data: FitData) -> Path:
+    """Weights and sidecar of the best student, rounded to the file's numbers; its path."""
+    student = module.student.cpu()
+    state = module.best
+    if config.dtype == "fp16":
+        state = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
+    student.model.load_state_dict(state)
+    student.requires_grad_(False)
+    student.train()  # which for a FrozenBackbone means eval
+    tensors = timm_state(student)
+    if config.dtype == "fp16":
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    about = {
+        "backbone": _plain(replace(config.student, weights=str(output))),
+        "held_out_loss": min(module.losses),
+        "held_out_losses": module.losses,
+        "teacher_sha256": module.teacher.content_sha256(),
+        "student_sha256": student.content_sha256(),
+        "config": _plain(config),
+        "data": {"train": describe(data.train), "val": describe(data.val), "outliers": len(data.outliers)},
+        **software(),
+    }
+    with whole_file(output) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={"flowclas_distill": json.dumps(about)})
+    write_json(output.with_suffix(".json"), about)
+    print(
+        f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB): {1 - min(module.losses):.1%} of the teacher's "
+        "variance on held-out images; to fit on it, use as model.backbone:\n  "
+        + json.dumps({k: v for k, v in about["backbone"].items() if v not in (None, [], {})})
+    )
+    return output
+
+
+def _plain(config: DistillConfig | BackboneConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain
+
+
+def _millions(student: FrozenBackbone) -> str:
+    return f"{sum(p.numel() for p in student.model.parameters()) / 1e6:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""What a distillation is made of; images, pasting and optimiser are those of a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.backbone import BackboneConfig
+from flowclas_ros.training.config import DataConfig, OptimiserConfig, TrainerConfig
+from flowclas_ros.training.pseudo_outliers import PasteConfig
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """A whole distillation.
+
+    Attributes:
+        teacher: the backbone to learn from, any timm model; read only.
+        student: the backbone that learns: any timm model that ``flowclas fit`` takes, a small convolutional net as a
+            rule. Weights random, hub, or a local file to begin at. Its layers and stride are those it is to be
+            used with.
+        data: as in ``flowclas fit``, x_out_size apart. Any images do, the nearer to the robot's the better; outliers
+            are optional, and what an object looks like is what the student learns from them.
+        paste: how outliers are pasted.
+        optimiser: learning rate and schedule.
+        trainer: duration and device; as in ``flowclas fit``, save_every and log_every apart, on one device.
+        dtype: of the file's numbers; fp16 halves the file.
+        seed: of everything random.
+        output: the .safetensors file to write; a .json with provenance is written beside it.
+    """
+
+    teacher: BackboneConfig = field(default_factory=BackboneConfig)
+    student: BackboneConfig = field(default_factory=lambda: BackboneConfig("mobilenetv2_050", "random"))
+    data: DataConfig = field(default_factory=DataConfig)
+    paste: PasteConfig = field(default_factory=PasteConfig)
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(lr=2e-3, weight_decay=0.01))
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    seed: int = 0
+    output: str = "student.safetensors"
+
+    USAGE: ClassVar = "flowclas distill --config FILE [--KEY VALUE ...]"
+    SUMMARY: ClassVar = "Teach a small backbone the feature map of a large one, on any images."
+
+    def __post_init__(self) -> None:
+        if not self.data.train:
+            raise FlowclasError("data.train names no folder of images; give at least one")
+        if not self.output.endswith(".safetensors"):
+            raise FlowclasError(f"output is '{self.output}'; it must end in .safetensors")
+        if not 0 <= self.seed < 2**31:
+            raise FlowclasError(f"seed is {self.seed}; it must be from 0 to 2^31 - 1")
+        if self.trainer.devices > 1 or self.trainer.nodes > 1:
+            raise FlowclasError("trainer.devices and trainer.nodes must be 1: a distillation runs on one device")
