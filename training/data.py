@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from flowclas_ros.detection.images import list_images, read_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.config import DataConfig, FitConfig
+from flowclas_ros.training.corruptions import maybe_corrupt
 from flowclas_ros.training.outliers import NoOutliers, OutlierSource, hold_out, open_outliers
 from flowclas_ros.training.pseudo_outliers import IGNORE, PasteConfig, draw_count, paste
 
@@ -160,6 +161,8 @@ class MixDataset(Dataset[dict[str, Any]]):
         count = draw_count(self.paste_config, rng) if len(self.outliers) else 0
         chosen = rng.integers(max(1, len(self.outliers)), size=count)
         image, label = paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng)
+        if self.augment:
+            image = maybe_corrupt(image, self.data.corruptions, rng)  # the objects stand in the same weather
         item = {"image": _to_tensor(image), "label": torch.from_numpy(label)}
         if self.auxiliary:
             picture, inside = self.outliers.image(int(rng.integers(len(self.outliers))))
