@@ -217,8 +217,9 @@ class FitConfig:
             )
         if self.loss.cells is not None and not self.model.flow.pointwise:
             raise FlowclasError(
-                f"loss.cells {self.loss.cells} draws single cells, but flow.kernels {self.model.flow.kernels} with "
-                f"subnet '{self.model.flow.subnet}' look at their neighbours too; set loss.cells null, or kernels [1]"
+                f"loss.cells {self.loss.cells} draws single cells, but a flow of type '{self.model.flow.type}' "
+                f"with kernels {self.model.flow.kernels} and subnet '{self.model.flow.subnet}' looks at their neighbours too; "
+                "set loss.cells null, or a plain glow with kernels [1]"
             )
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2^31 - 1")
         if self.method == "flowclas" and self.model.flow.steps == 0:

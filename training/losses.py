@@ -31,6 +31,9 @@ class LossConfig:
         cells: the flow sees so many inlier cells of a batch, drawn at random, and at most a quarter as many outlier
             cells; null: all. Only for flows that look at one cell at a time; fits several times as fast, since
             neighbouring cells tell much the same.
+        outlier_weight: weight of the term that lowers the outliers' likelihood directly: an outlier pixel costs as
+            much as its NLL falls short of ``outlier_margin`` above the inliers' mean; 0: no such term.
+        outlier_margin: in nats per dimension. Without a bound, the flow would only ever push outliers further.
     """
 
     alpha: float = 1.0
@@ -39,6 +42,8 @@ class LossConfig:
     samples: int = 512
     auxiliary: bool = True
     cells: int | None = None
+    outlier_weight: float = 0.0
+    outlier_margin: float = 1.0
 
     def __post_init__(self) -> None:
         if self.alpha < 0:
@@ -49,7 +54,11 @@ class LossConfig:
             raise FlowclasError(f"loss.samples is {self.samples}; it must be at least 2")
         if self.cells is not None and self.cells < 2:
             raise FlowclasError(f"loss.cells is {self.cells}; it must be at least 2, or null for all")
-        if self.alpha == 0 and self.contrastive == "none":
+        if self.outlier_weight < 0:
+            raise FlowclasError(f"loss.outlier_weight is {self.outlier_weight}; it must be 0 or more")
+        if self.outlier_margin <= 0:
+            raise FlowclasError(f"loss.outlier_margin is {self.outlier_margin}; it must be above 0")
+        if self.alpha == 0 and self.contrastive == "none" and self.outlier_weight == 0:
             raise FlowclasError("loss.alpha 0 with loss.contrastive none leaves nothing to fit")
 
 
@@ -85,6 +94,18 @@ def mean_inlier_nll(nll: Tensor, labels: Tensor) -> Tensor:
     # Selected, not multiplied by a mask: a NaN or infinity in an ignored pixel must not reach the sum.
     chosen = nll[labels == INLIER]
     return chosen.mean() if chosen.numel() else nll.new_zeros(())
+
+
+def outlier_hinge(outlier_nll: Tensor, inlier_nll: Tensor, margin: float) -> Tensor:
+    """How far outliers are from being ``margin`` less likely than the mean inlier, on average; 0 where there is none.
+
+    Args:
+        outlier_nll: (N,) of the outlier pixels, nats per dimension.
+        inlier_nll: scalar, the inliers' mean; taken as given, so that this term moves the outliers alone.
+        margin: nats per dimension.
+    """
+    shortfall = F.relu(inlier_nll.detach() + margin - outlier_nll)
+    return shortfall.mean() if shortfall.numel() else inlier_nll.new_zeros(())
 
 
 def contrastive_loss(anchors: Tensor, anchor_labels: Tensor, extra: Tensor, config: LossConfig) -> Tensor:
@@ -149,8 +170,8 @@ def flowclas_loss(
         config: weights and settings.
 
     Returns:
-        Scalars ``loss``, ``nll`` (inliers, nats per dimension), ``nll_outlier`` (not trained on) and, unless off,
-        ``contrastive``.
+        Scalars ``loss``, ``nll`` (inliers, nats per dimension), ``nll_outlier`` (to look at) and, unless off,
+        ``contrastive`` and ``outlier_hinge``.
     """
     if config.cells is not None:
         features, labels = _draw_cells(features, labels, config.cells, config.cells // 4)
@@ -159,12 +180,15 @@ def flowclas_loss(
     z, log_det = model.latent(features)
     nll = model.nll_of_latent(z, log_det)
     inlier_nll = mean_inlier_nll(nll, labels)
-    outlier_nll = nll.detach()[labels == OUTLIER]
+    outlier_nll = nll[labels == OUTLIER]
     result = {
         "nll": inlier_nll,
-        "nll_outlier": outlier_nll.mean() if outlier_nll.numel() else nll.new_full((), torch.nan),
+        "nll_outlier": outlier_nll.detach().mean() if outlier_nll.numel() else nll.new_full((), torch.nan),
         "loss": config.alpha * inlier_nll,
     }
+    if config.outlier_weight:
+        result["outlier_hinge"] = outlier_hinge(outlier_nll, inlier_nll, config.outlier_margin)
+        result["loss"] = result["loss"] + config.outlier_weight * result["outlier_hinge"]
     if config.contrastive == "none":
         return result
     projected = model.project(z).movedim(1, -1)

@@ -39,12 +39,26 @@ class BackboneConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Section:
+    """The channels of the feature map that one layer of the backbone gave.
+
+    Attributes:
+        channels: how many.
+        factor: how much coarser the layer's own grid is than the feature map's; 1 where it is as fine, or finer.
+    """
+
+    channels: int
+    factor: int = 1
+
+
 class FrozenBackbone(nn.Module):
     """A timm model that is never trained: always in eval mode, without gradients, preprocessing included.
 
     Attributes:
         channels: C, channels of the feature map (sum over the layers).
         stride: pixels per cell of the feature map.
+        sections: the layers that the channels came from, in the channels' order.
 
     Raises:
         FlowclasError: timm has no such model, its weights are not to be had, or a layer does not exist.
@@ -55,6 +69,7 @@ class FrozenBackbone(nn.Module):
     model: Any  # timm's models share attributes, not a type
     channels: int
     stride: int
+    sections: list[Section]
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -81,13 +96,18 @@ class FrozenBackbone(nn.Module):
         self.layers = [layer % depth for layer in layers]
         self.stride = self.pad_multiple = int(self.model.patch_embed.patch_size[0])
         self.channels = self.model.embed_dim * len(self.layers)
+        self.sections = [Section(self.model.embed_dim) for _ in self.layers]
 
     def _set_up_convolutional(self) -> None:
         reductions = self.model.feature_info.reduction()
         self.model.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
         self.stride = self.config.stride or max(reductions)
         self.pad_multiple = math.lcm(self.stride, *reductions)
-        self.channels = sum(self.model.feature_info.channels())
+        self.sections = [
+            Section(channels, max(1, reduction // self.stride))
+            for channels, reduction in zip(self.model.feature_info.channels(), reductions, strict=True)
+        ]
+        self.channels = sum(section.channels for section in self.sections)
 
     def train(self, mode: bool = True) -> FrozenBackbone:
         """Stay in eval mode: a trainer's ``model.train()`` must not change the frozen features."""

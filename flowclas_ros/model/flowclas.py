@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
 from flowclas_ros.model.density import DiagonalGaussian
-from flowclas_ros.model.flow import FlowConfig, NormalizingFlow
+from flowclas_ros.model.flow import FlowConfig
+from flowclas_ros.model.flow_types import build_flow
 from flowclas_ros.model.fusion import MarginFusion
 
 
@@ -56,7 +57,7 @@ class FlowCLAS(nn.Module):
         self.config = config
         self.backbone = FrozenBackbone(config.backbone)
         channels = self.backbone.channels
-        self.flow = NormalizingFlow(channels, config.flow)
+        self.flow = build_flow(channels, config.flow, self.backbone.sections)
         self.base = DiagonalGaussian(channels)
         self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
         self.fusion = MarginFusion(config.projection_dim, config.margin_weight) if config.margin_weight else None
