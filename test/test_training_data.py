@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.config import DataConfig
+from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.data import (
     MixDataset,
     StepBatches,
@@ -43,6 +44,24 @@ def mix(root, **options):
     paste = PasteConfig(min_size=0.3, max_size=0.6)
     settings = {"seed": 5, "augment": True, "auxiliary": True} | options
     return MixDataset(list_frames([str(root / "in")], data), CutoutFolder(root / "cut"), data, paste, **settings)
+
+
+def test_corruptions_change_training_scenes_alone_at_their_share_and_leave_the_labels(scenes):
+    paths = [str(scenes / "in")]
+    paste = PasteConfig(min_size=0.3, max_size=0.6)
+    cutouts = CutoutFolder(scenes / "cut")
+
+    def items(augment, **corruptions):
+        data = DataConfig(x_out_size=(32, 40), corruptions=CorruptionConfig(**corruptions))
+        frames = list_frames(paths, data)
+        dataset = MixDataset(frames, cutouts, data, paste, seed=5, augment=augment, auxiliary=False)
+        return [dataset[(epoch, index)] for epoch in range(5) for index in range(len(frames))]
+
+    clear, some, validation = items(True), items(True, probability=0.5), items(False, probability=1.0)
+    changed = [not torch.equal(a["image"], b["image"]) for a, b in zip(clear, some, strict=True)]
+    assert 0.25 < np.mean(changed) < 0.75  # of 40 at one half, 3 standard deviations
+    assert all(torch.equal(a["label"], b["label"]) for a, b in zip(clear, some, strict=True))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(items(False), validation, strict=True))
 
 
 def load(dataset, workers, epochs=2):

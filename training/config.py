@@ -7,6 +7,7 @@ from typing import Literal
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.flowclas import FlowCLASConfig
+from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.losses import LossConfig
 from flowclas_ros.training.pseudo_outliers import PasteConfig
 
@@ -71,6 +72,7 @@ class DataConfig:
         crop_scale: lowest and highest enlargement of the image before a crop is taken.
         flip: probability of a mirror image.
         jitter: brightness, contrast and saturation change by a factor up to 1 +- this.
+        corruptions: weather and camera faults that training scenes are seen under.
         x_out_size: height and width in pixels of the auxiliary outlier images.
         batch_size: images per step and device.
         workers: processes that read images, beside the main one.
@@ -88,6 +90,7 @@ class DataConfig:
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
     jitter: float = 0.0
+    corruptions: CorruptionConfig = field(default_factory=CorruptionConfig)
     x_out_size: tuple[int, int] = (224, 224)
     batch_size: int = 8
     workers: int = 0

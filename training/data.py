@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from flowclas_ros.detection.images import list_images, read_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.config import DataConfig, FitConfig
+from flowclas_ros.training.corruptions import maybe_corrupt
 from flowclas_ros.training.outliers import OutlierSource, hold_out, open_outliers
 from flowclas_ros.training.pseudo_outliers import IGNORE, PasteConfig, draw_count, paste
 
@@ -158,6 +159,8 @@ class MixDataset(Dataset[dict[str, Any]]):
             image = augment(image, self.data, rng)
         chosen = rng.integers(len(self.outliers), size=draw_count(self.paste_config, rng))
         image, label = paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng)
+        if self.augment:
+            image = maybe_corrupt(image, self.data.corruptions, rng)  # the objects stand in the same weather
         item = {"image": _to_tensor(image), "label": torch.from_numpy(label)}
         if self.auxiliary:
             picture, inside = self.outliers.image(int(rng.integers(len(self.outliers))))

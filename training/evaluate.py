@@ -22,6 +22,8 @@ from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.progress import progress_bar
+from flowclas_ros.training.evaluate_corruptions import add_arguments as add_corruption_arguments
+from flowclas_ros.training.evaluate_corruptions import asked_corruptions, evaluate_corruptions
 from flowclas_ros.training.metrics import PixelMetrics
 
 _SHEET_FRAMES = 4  # best and as many worst
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", required=True, type=Path, help="folder of masks named like the images: 0, 1, 255")
     parser.add_argument("--json", required=True, type=Path, help="where the figures go; the sheet lies beside it")
     parser.add_argument("--streaming", action="store_true", help="constant memory: bins instead of every score")
+    add_corruption_arguments(parser)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises FlowclasError for images or masks that are missing, broken or do not fit, and for masks of one class only.
     """
+    corruptions = asked_corruptions(arguments)
     pairs = find_pairs(arguments.images, arguments.masks)
     scorer = Scorer(
         arguments.checkpoint,
@@ -67,7 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
             rows.append(_row(pair.name, score, mask, arguments.streaming))
             sheet.add(rows[-1], image, mask, score)
             advance()
-    result = metrics.compute().to_dict()
+    pooled = metrics.compute()
+    result = pooled.to_dict()
+    if corruptions:
+        result["corruptions"] = evaluate_corruptions(
+            corruptions, arguments.severity, pairs, scorer, pooled, arguments.json
+        )
     write_png(sheet_path(arguments.json), sheet.draw(result))
     write_json(arguments.json, {**result, "provenance": _provenance(arguments, scorer), "per_image": rows})
     figures = "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
