@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rich.progress import track
 
 import flowclas_ros
 from flowclas_ros.detection.calibration import Calibration
+from flowclas_ros.detection.drift import DriftReference, sample
 from flowclas_ros.detection.images import read_image, write_json, write_png
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.errors import FlowclasError
@@ -33,18 +34,24 @@ SHEET_ROWS = 6
 
 
 def calibrate(model: FlowCLAS, frames: Sequence[Frame], device: torch.device) -> Calibration:
-    """The calibration table of held-out inlier frames, nothing pasted, blocked by scene.
+    """The calibration table of held-out inlier frames, nothing pasted, blocked by scene; with the drift reference.
 
     Raises:
         FlowclasError: a frame cannot be read, or a score is not finite.
     """
-    return Calibration.fit(_scene_scores(model.to(device).eval(), frames, device))
+    samples: list[list[np.ndarray]] = []
+    table = Calibration.fit(_scene_scores(model.to(device).eval(), frames, device, samples))
+    return replace(table, drift=DriftReference.fit(samples))
 
 
-def _scene_scores(model: FlowCLAS, frames: Sequence[Frame], device: torch.device) -> Iterator[np.ndarray]:
+def _scene_scores(
+    model: FlowCLAS, frames: Sequence[Frame], device: torch.device, samples: list[list[np.ndarray]]
+) -> Iterator[np.ndarray]:
+    """Each scene's scores; a sample of each of its frames goes to `samples`."""
     shown = track(sorted(frames, key=lambda f: (f.scene, f.path)), description="calibrating")
     for scene, members in groupby(shown, key=lambda f: f.scene):
         scores = []
+        samples.append([])
         for frame in members:
             values = score_image(model, read_image(frame.path), device)
             if not np.isfinite(values).all():
@@ -53,6 +60,7 @@ def _scene_scores(model: FlowCLAS, frames: Sequence[Frame], device: torch.device
                     "lower optimiser.lr or raise loss.alpha"
                 )
             scores.append(values.ravel())
+            samples[-1].append(sample(values))
         yield np.concatenate(scores)
 
 

@@ -69,6 +69,8 @@ def state_fields(level: Level, text: str, status: Status, detector: Detector) ->
         "threshold": float(detector.threshold),
         "false_alarm_rate": math.nan if detector.false_alarm_rate is None else float(detector.false_alarm_rate),
         "threshold_guaranteed": bool(detector.guaranteed),
+        "drift": scene.drift if scene else math.nan,
+        "drifted": scene.drifted if scene else False,
         "checkpoint_name": str(detector.header.get("name", "")),
         "checkpoint_sha256": str(detector.header.get("sha256", "")),
         "latency": scene.latency if scene else math.nan,

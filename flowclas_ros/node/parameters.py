@@ -93,6 +93,13 @@ class Settings:
         bounds=(0.0, 60.0),
         live=True,
     )
+    drift_window: float = _parameter(
+        10.0,
+        "Seconds of frames whose scores are held against the calibration's; the state says when they have drifted; "
+        "0: never.",
+        bounds=(0.0, 3600.0),
+        live=True,
+    )
     max_age: float = _parameter(
         0.5,
         "Seconds: a frame older than this by its stamp when its turn comes is dropped; 0 drops none.",

@@ -132,6 +132,7 @@ class Stream:
         if finding.located is not None:
             reason = finding.located.reason
             self.status.remark("depth", f"hazards without a position: {reason}" if reason else "")
+        self.status.remark("drift", judged.drift.text)  # a warning of diagnostics; the level stays the scene's
         if finding.notice:
             self._node.get_logger().warning(finding.notice, throttle_duration_sec=5.0)
         self.outputs.frame(header, picture, finding, settings.output_scale, frame.synced.camera_info)
@@ -146,6 +147,8 @@ class Stream:
                 nearest_range=nearest_range(finding.hazards),
                 latency=self._age(stamp),
                 timings=finding.timings,
+                drift=judged.drift.statistic,
+                drifted=judged.drift.drifted,
             ),
         )
         self.reporter.say_verdict()

@@ -138,7 +138,7 @@ def _one(
 
 def _asked(recording: Recording, detector: Detector, settings: Settings, job: Job) -> dict[str, Any]:
     """What the result depends on: a finished one stands as long as all of this is the same."""
-    names = ("min_area", "hysteresis", "region_of_interest", "self_mask", "smoothing", "confirm_frames")
+    names = ("min_area", "hysteresis", "region_of_interest", "self_mask", "smoothing", "confirm_frames", "drift_window")
     chosen = {name: getattr(settings, name) for name in (*names, "forget_frames", "precision")}
     return {
         "format": FORMAT,

@@ -38,6 +38,7 @@ def page(metrics: Mapping[str, Any], tally: Tally, curves: Mapping[str, Sequence
         f'<p class="note">{html.escape(bag["topic"])}, {figures["frames"]} frames searched in '
         f"{bag['seconds']:.1f} s of recording, {figures['broken_frames']} broken; {html.escape(metrics['date'])}</p>",
         _verdict(metrics["requirements"]),
+        _drift(figures),
         _cards(figures),
         "<h2>Score over time</h2>",
         _image(_timeline(tally, metrics["settings"]["threshold_used"]), "peak score of each frame over time"),
@@ -68,6 +69,19 @@ def _verdict(requirements: Sequence[Mapping[str, Any]]) -> str:
     passed = all(one["met"] for one in requirements)
     return (
         f'<h2 class="{"met" if passed else "failed"}">{"Passed" if passed else "Failed"}</h2><ul>{"".join(items)}</ul>'
+    )
+
+
+def _drift(figures: Mapping[str, Any]) -> str:
+    """One line: whether the scores were those of the calibration's world."""
+    if figures["drift_max"] is None:
+        return '<p class="note">Drift: not known, since the checkpoint holds no drift reference.</p>'
+    share, most = figures["drifted_share"], f"{figures['drift_max']:.2f}"
+    if not share:
+        return f'<p class="met">Drift: none; the scores are those of the world calibrated in (at most {most} away).</p>'
+    return (
+        f'<p class="failed">Drift: in {share:.1%} of the frames the scores were not those of the world calibrated in '
+        f"(up to {most} away): the false-alarm rate is not kept there.</p>"
     )
 
 

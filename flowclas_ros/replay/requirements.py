@@ -17,6 +17,8 @@ ALWAYS = (
     "hazards",
     "peak_max",
     "anomalous_share_mean",
+    "drift_max",
+    "drifted_share",
     "latency_mean_ms",
     "latency_p50_ms",
     "latency_p90_ms",

@@ -102,7 +102,10 @@ class Pass:
             nearest_range=float("nan"),
             latency=latency,
             timings=finding.timings,
+            drift=judged.drift.statistic,
+            drifted=judged.drift.drifted,
         )
+        status.remark("drift", judged.drift.text)
         status.processed(recorded.bag_ns * 1e-9, scene)
         self._tally.frame(recorded, finding, scene.level.name, latency)
         if self._masks is None or self.judgement is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 from array import array
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from flowclas_ros.detection.interpreter import Finding
 from flowclas_ros.detection.overlay import overlay
 from flowclas_ros.replay.recording import Recorded
 
-COLUMNS = ("index", "stamp_ns", "level", "peak", "share", "hazards", "hazard_ids", "latency_ms", "error")
+COLUMNS = ("index", "stamp_ns", "level", "peak", "share", "drift", "hazards", "hazard_ids", "latency_ms", "error")
 _SHOWN = 12  # frames on the contact sheet
 _APART = 2.0  # seconds between two of them at most, so that one event does not fill the sheet
 _TILE = 480  # pixels wide
@@ -35,7 +36,7 @@ class Shown:
 
 
 class Tally:
-    """Figures of one bag of `seconds`; memory grows by 40 bytes a frame and by nothing else."""
+    """Figures of one bag of `seconds`; memory grows by 48 bytes a frame and by nothing else."""
 
     def __init__(self, file: TextIO, seconds: float):
         self._apart = min(_APART, seconds / (2 * _SHOWN)) * 1e9
@@ -43,6 +44,8 @@ class Tally:
         self._rows.writerow(COLUMNS)
         self.stamps, self.hazards = array("q"), array("q")
         self.peaks, self.shares, self.latencies = array("d"), array("d"), array("d")
+        self.drifts = array("d")  # where it is known
+        self._drifted_frames = 0
         self.broken: list[dict[str, Any]] = []
         self.broken_count = 0
         self.shown: list[Shown] = []
@@ -51,12 +54,17 @@ class Tally:
     def frame(self, recorded: Recorded, finding: Finding, level: str, latency: float) -> None:
         """A frame that was searched. latency: seconds from the message to its finding."""
         judged, ids = finding.judged, [hazard.id for hazard in finding.hazards]
-        row = (f"{judged.peak:.6g}", f"{judged.anomalous_share:.6g}", len(ids), " ".join(map(str, ids)))
+        drift = judged.drift.statistic
+        values = (f"{judged.peak:.6g}", f"{judged.anomalous_share:.6g}", "" if math.isnan(drift) else f"{drift:.4f}")
+        row = (*values, len(ids), " ".join(map(str, ids)))
         self._rows.writerow((recorded.index, recorded.stamp_ns, level, *row, f"{latency * 1e3:.3f}", ""))
         self.stamps.append(recorded.stamp_ns)
         self.hazards.append(len(ids))
         self.peaks.append(judged.peak)
         self.shares.append(judged.anomalous_share)
+        if not math.isnan(drift):
+            self.drifts.append(drift)
+            self._drifted_frames += judged.drift.drifted
         self.latencies.append(latency)
         self._hazard_frames += bool(ids)
         self._largest_id = max([self._largest_id, *ids])
@@ -65,7 +73,7 @@ class Tally:
     def failed(self, recorded: Recorded, reason: str) -> None:
         """A frame that was not."""
         reason = " ".join(reason.split())
-        self._rows.writerow((recorded.index, recorded.stamp_ns, "FAULT", "", "", "", "", "", reason))
+        self._rows.writerow((recorded.index, recorded.stamp_ns, "FAULT", "", "", "", "", "", "", reason))
         self.broken_count += 1
         if len(self.broken) < _NAMED:
             self.broken.append({"index": recorded.index, "stamp_ns": recorded.stamp_ns, "error": reason})
@@ -81,6 +89,8 @@ class Tally:
             "hazards": self._largest_id,
             "peak_max": max(self.peaks),
             "anomalous_share_mean": statistics.fmean(self.shares),
+            "drift_max": max(self.drifts) if self.drifts else None,
+            "drifted_share": self._drifted_frames / len(self.drifts) if self.drifts else None,
             "latency_mean_ms": float(latencies.mean()),
             **percentiles,
             "latency_max_ms": float(latencies.max()),
