@@ -217,8 +217,8 @@ class FitConfig:
             )
         if self.loss.cells is not None and not self.model.flow.pointwise:
             raise FlowclasError(
-                f"loss.cells {self.loss.cells} draws single cells, but a flow of type '{self.model.flow.type}' "
-                f"with kernels {self.model.flow.kernels} and subnet '{self.model.flow.subnet}' looks at their neighbours too; "
+                f"loss.cells {self.loss.cells} draws single cells, but this flow ('{self.model.flow.type}', kernels "
+                f"{self.model.flow.kernels}, subnet '{self.model.flow.subnet}') looks at their neighbours too; "
                 "set loss.cells null, or a plain glow with kernels [1]"
             )
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2^31 - 1")
