@@ -66,6 +66,7 @@ setup(
             "jsonargparse[signatures]>=4.40",
             "torchmetrics>=1.6",
             "pycocotools>=2.0.8",
+            "h5py>=3.11",  # scores for the SegmentMeIfYouCan toolkit
             "tensorboard>=2.18",
             "matplotlib>=3.9",
             "PyYAML>=6.0",

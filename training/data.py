@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from flowclas_ros.detection.images import list_images, read_image
+from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.benchmarks import inlier_images
 from flowclas_ros.training.config import DataConfig, FitConfig
 from flowclas_ros.training.corruptions import maybe_corrupt
 from flowclas_ros.training.outliers import NoOutliers, OutlierSource, hold_out, open_outliers
@@ -66,14 +67,14 @@ def open_data(data: DataConfig, seed: int) -> FitData:
 
 
 def list_frames(folders: Sequence[str], config: DataConfig) -> list[Frame]:
-    """All images below the folders, each with its scene: folder, sequence, and block of consecutive frames.
+    """All images of the folders or splits (see inlier_images), each with its scene: folder, sequence, block of frames.
 
     Raises:
         FlowclasError: a folder is missing or without images, or sequence_regex does not match a name.
     """
     sequences: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
-        for path in list_images(Path(folder)):
+        for path in inlier_images(folder):
             sequences[f"{path.parent}/{_sequence(path, config.sequence_regex)}"].append(path)
     frames = []
     for sequence, paths in sorted(sequences.items()):
@@ -277,6 +278,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
             epoch, position = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.frames), epoch
-            first = position * self.batch_size * self.world + self.rank
-            chosen = [(first + i * self.world) % self.frames for i in range(self.batch_size)]
+            # The ranks' batches one after another are the batch of a single process.
+            first = (position * self.world + self.rank) * self.batch_size
+            chosen = [(first + i) % self.frames for i in range(self.batch_size)]
             yield [(epoch, int(order[i])) for i in chosen]

@@ -6,36 +6,23 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.calibration import Calibration
-from flowclas_ros.detection.images import read_image, read_mask, write_bytes, write_png
+from flowclas_ros.detection.images import read_image, write_bytes, write_png
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.progress import progress_bar
+from flowclas_ros.training.benchmarks import Pair
 from flowclas_ros.training.corruptions import CORRUPTIONS, check_corruptions, corrupt
 from flowclas_ros.training.metrics import PixelMetrics, PixelResult
 
 _FIGURES = ("auprc", "auroc", "fpr95")
 _BAR, _CLEAR, _ADVERSE = "#1d4ed8", "#15803d", "#c2410c"
-
-
-class Labelled(Protocol):
-    """An image file with its mask file."""
-
-    @property
-    def image(self) -> Path:
-        """The image."""
-        ...
-
-    @property
-    def mask(self) -> Path:
-        """0 normal, 1 anomaly, 255 ignored."""
-        ...
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +44,7 @@ def asked_corruptions(arguments: argparse.Namespace) -> list[str]:
 
 
 def evaluate_corruptions(
-    names: Sequence[str], severity: int, pairs: Sequence[Labelled], scorer: Scorer, clear: PixelResult, json_path: Path
+    names: Sequence[str], severity: int, pairs: Sequence[Pair], scorer: Scorer, clear: PixelResult, json_path: Path
 ) -> dict[str, Any]:
     """Figures of `pairs` under each corruption and pooled over all of them (streaming), beside those of the clear ones.
 
@@ -73,7 +60,7 @@ def evaluate_corruptions(
             own = PixelMetrics(streaming=True)
             for index, pair in enumerate(pairs):
                 image = corrupt(read_image(pair.image), name, severity, index)
-                mask = read_mask(pair.mask, size_of=image, image_name=str(pair.image))
+                mask = pair.read_mask(image)
                 score = scorer.score_batch([image])[0][0]
                 own.update(score, mask)
                 pooled.update(score, mask)
@@ -106,9 +93,9 @@ def _worst(table: dict[str, dict[str, float]]) -> str:
     return f"{name} {table[name]['auprc']:.3f}"
 
 
-def _shown(pairs: Sequence[Labelled]) -> Labelled:
+def _shown(pairs: Sequence[Pair]) -> Pair:
     """The image with the most anomalous pixels: something is to be seen in its sheet."""
-    areas = [np.count_nonzero(read_mask(pair.mask) == 1) for pair in pairs]
+    areas = [np.count_nonzero(pair.read_mask(read_image(pair.image)) == 1) for pair in pairs]
     if not any(areas):
         raise FlowclasError("no mask holds an anomaly (value 1): there is nothing to compare clear and adverse by")
     return pairs[int(np.argmax(areas))]

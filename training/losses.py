@@ -11,6 +11,12 @@ from torch import Tensor
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import FlowCLAS
+from flowclas_ros.training.distributed import (
+    mean_of_shares,
+    mean_over_processes,
+    sample_over_processes,
+    sizes_over_processes,
+)
 from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, OUTLIER
 
 OUTLIER_SHARE = 0.25  # of a cell's pixels that make it an outlier
@@ -90,10 +96,12 @@ def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[in
 
 
 def mean_inlier_nll(nll: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the inlier pixels alone: nll (B, h, w) nats per dimension, labels (B, h, w); 0 where there is none."""
+    """Mean over the inlier pixels alone: nll (B, h, w) nats per dimension, labels (B, h, w); 0 where there is none.
+
+    Of several processes, this one's share of the mean over all of them (see `mean_over_processes`).
+    """
     # Selected, not multiplied by a mask: a NaN or infinity in an ignored pixel must not reach the sum.
-    chosen = nll[labels == INLIER]
-    return chosen.mean() if chosen.numel() else nll.new_zeros(())
+    return mean_over_processes(nll[labels == INLIER], empty=0.0)
 
 
 def outlier_hinge(outlier_nll: Tensor, inlier_nll: Tensor, margin: float) -> Tensor:
@@ -105,7 +113,7 @@ def outlier_hinge(outlier_nll: Tensor, inlier_nll: Tensor, margin: float) -> Ten
         margin: nats per dimension.
     """
     shortfall = F.relu(inlier_nll.detach() + margin - outlier_nll)
-    return shortfall.mean() if shortfall.numel() else inlier_nll.new_zeros(())
+    return mean_over_processes(shortfall, empty=0.0)
 
 
 def contrastive_loss(anchors: Tensor, anchor_labels: Tensor, extra: Tensor, config: LossConfig) -> Tensor:
@@ -158,6 +166,7 @@ def flowclas_loss(
     out_features: Tensor | None,
     out_labels: Tensor | None,
     config: LossConfig,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """The objective alpha * NLL(inlier pixels of x_mix) + contrastive(g(z_mix), g(z_out)).
 
@@ -168,6 +177,7 @@ def flowclas_loss(
         out_features: (B', C, h', w') of x_out, or None.
         out_labels: (B', h', w') of x_out, or None.
         config: weights and settings.
+        generator: on the CPU, draws the sampled pixels; of several processes, in the same state on each.
 
     Returns:
         Scalars ``loss``, ``nll`` (inliers, nats per dimension), ``nll_outlier`` (to look at) and, unless off,
@@ -183,22 +193,27 @@ def flowclas_loss(
     outlier_nll = nll[labels == OUTLIER]
     result = {
         "nll": inlier_nll,
-        "nll_outlier": outlier_nll.detach().mean() if outlier_nll.numel() else nll.new_full((), torch.nan),
+        "nll_outlier": mean_over_processes(outlier_nll.detach(), empty=torch.nan),
         "loss": config.alpha * inlier_nll,
     }
     if config.outlier_weight:
-        result["outlier_hinge"] = outlier_hinge(outlier_nll, inlier_nll, config.outlier_margin)
+        result["outlier_hinge"] = outlier_hinge(
+            outlier_nll, mean_of_shares(inlier_nll.detach()), config.outlier_margin
+        )
         result["loss"] = result["loss"] + config.outlier_weight * result["outlier_hinge"]
     if config.contrastive == "none":
         return result
     projected = model.project(z).movedim(1, -1)
     inliers, outliers = projected[labels == INLIER], projected[labels == OUTLIER]
-    count = min(config.samples, inliers.shape[0], outliers.shape[0])
-    inliers, outliers = _sample(inliers, count), _sample(outliers, count)
+    sizes = [sizes_over_processes(rows) for rows in (inliers, outliers)]
+    count = min(config.samples, *map(sum, sizes))
+    inliers = sample_over_processes(inliers, sizes[0], count, generator)
+    outliers = sample_over_processes(outliers, sizes[1], count, generator)
     extra = projected.new_zeros(0, projected.shape[-1])
     if config.auxiliary and out_features is not None and out_labels is not None:
         z_out, _ = model.latent(out_features)
-        extra = _sample(model.project(z_out).movedim(1, -1)[out_labels == OUTLIER], max(count, 1))
+        rows = model.project(z_out).movedim(1, -1)[out_labels == OUTLIER]
+        extra = sample_over_processes(rows, sizes_over_processes(rows), max(count, 1), generator)
     anchor_labels = torch.cat([labels.new_zeros(inliers.shape[0]), labels.new_ones(outliers.shape[0])])
     result["contrastive"] = contrastive_loss(torch.cat([inliers, outliers]), anchor_labels, extra, config)
     result["loss"] = result["loss"] + result["contrastive"]

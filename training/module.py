@@ -30,14 +30,16 @@ from flowclas_ros.training.losses import IGNORE, INLIER, flowclas_loss, labels_t
 from flowclas_ros.training.metrics import PixelMetrics
 
 BACKBONE = "model.backbone."
+INIT_BATCH = 32  # at most so many images start ActNorm: as many on several processes as on one
 MARGIN_SCENES = 48  # pasted training scenes that set the direction of the projection margin
 
 
 class FitModule(L.LightningModule):
     """Trains everything of a FlowCLAS but its backbone.
 
-    All randomness of a step is drawn from a generator seeded with (seed, step, rank), and its batch is a function of
-    the same three: a resumed run needs no generator's state to go on exactly.
+    All randomness of a step is drawn from generators seeded with (seed, step), the noise also with the rank, and its
+    batch is a function of the same: a resumed run needs no generator's state to go on exactly, and several processes
+    do what one does with all of their batches.
     """
 
     def __init__(self, model: FlowCLAS, config: FitConfig, data: FitData) -> None:
@@ -45,6 +47,7 @@ class FitModule(L.LightningModule):
         self.model, self.config, self.data = model, config, data
         self.strict_loading = False  # the frozen backbone is left out of the resumable state
         self.metrics = PixelMetrics(streaming=True)
+        self.shared = torch.Generator()  # of the step's random numbers that all processes have in common
         self.inlier_score = (0.0, 0)  # sum and count over the validation's inlier pixels
 
     # -- data ---------------------------------------------------------------------------------------------------
@@ -88,8 +91,9 @@ class FitModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Make this step's random numbers independent of all that came before."""
-        entropy = [self.config.seed, self.trainer.global_step, self.trainer.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        entropy = [self.config.seed, self.trainer.global_step]
+        torch.manual_seed(_seed_of([*entropy, self.trainer.global_rank]))
+        self.shared = torch.Generator().manual_seed(_seed_of(entropy))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch (see losses.flowclas_loss)."""
@@ -98,9 +102,10 @@ class FitModule(L.LightningModule):
         if "out_image" in batch:
             # As they are: they come at their own size, which the scenes' short side has no say in.
             out_features, out_labels = grid_features(self.model, batch["out_image"], batch["out_label"], resize=False)
-        losses = flowclas_loss(self.model, features, labels, out_features, out_labels, self.config.loss)
+        losses = flowclas_loss(self.model, features, labels, out_features, out_labels, self.config.loss, self.shared)
+        several = self.trainer.world_size > 1
         for name, value in losses.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "nll"))
+            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "nll"), sync_dist=several)
         return losses["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -156,6 +161,10 @@ class FitModule(L.LightningModule):
         self.log("val/inlier_score", total / max(count, 1))
 
 
+def _seed_of(entropy: Sequence[int]) -> int:
+    return int(np.random.SeedSequence(list(entropy)).generate_state(1)[0])
+
+
 def _ignore_interrupts(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal's group; workers must live until the main one has ended its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -196,7 +205,7 @@ class FeatureBatches:
         self.model, self.device = model, device
         self.loader = DataLoader(
             InlierDataset([frames[i] for i in order]),
-            batch_size=config.data.batch_size,
+            batch_size=min(config.data.batch_size * config.trainer.devices * config.trainer.nodes, INIT_BATCH),
             collate_fn=collate,
             num_workers=config.data.workers,
         )

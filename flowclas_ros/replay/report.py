@@ -13,6 +13,7 @@ import numpy as np
 
 from flowclas_ros.replay.requirements import line
 from flowclas_ros.replay.tally import Shown, Tally
+from flowclas_ros.training.evaluate_pictures import curves_png
 
 _PLOTTED = 4000  # points of the time line: more are thinned to the highest of each stretch
 _HAZARD, _SCORE, _THRESHOLD = "#c2410c", "#1d4ed8", "#111827"
@@ -49,7 +50,10 @@ def page(metrics: Mapping[str, Any], tally: Tally, curves: Mapping[str, Sequence
         _image(_latency(tally), "histogram of the time per frame"),
     ]
     if curves is not None:
-        parts += ["<h2>Against ground truth</h2>", _image(_curves(curves, figures), "precision-recall and ROC curves")]
+        parts += [
+            "<h2>Against ground truth</h2>",
+            _image(curves_png(curves, figures), "precision-recall and ROC curves"),
+        ]
     if metrics["notes"]:
         parts += ["<h2>Notes</h2><ul>", *(f"<li>{html.escape(note)}</li>" for note in metrics["notes"]), "</ul>"]
     if metrics["broken"]:
@@ -177,14 +181,4 @@ def _latency(tally: Tally) -> bytes:
         axis.axvline(value, color=_THRESHOLD, linestyle=style, linewidth=1, label=f"p{share} {value:.1f} ms")
     axis.set(xlabel="milliseconds from message to finding", ylabel="frames")
     axis.legend(frameon=False)
-    return _png(figure)
-
-
-def _curves(curves: Mapping[str, Sequence[float]], figures: Mapping[str, Any]) -> bytes:
-    figure, (left, right) = _axes(2, 3.8)
-    left.plot(curves["recall"], curves["precision"], color=_SCORE)
-    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"AUPRC {figures['auprc']:.3f}")
-    right.plot([0, *curves["false_positive_rate"], 1], [0, *curves["recall"], 1], color=_SCORE)
-    right.set(xlabel="false-positive rate", ylabel="recall", xlim=(0, 1), ylim=(0, 1.02))
-    right.set_title(f"AUROC {figures['auroc']:.3f}, FPR95 {figures['fpr95']:.3f}")
     return _png(figure)
