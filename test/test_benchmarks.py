@@ -195,7 +195,7 @@ def test_labels_in_colour_or_of_another_size_are_refused(tmp_path):
     _, pairs = open_benchmark("fishyscapes_static", tmp_path)
     with pytest.raises(FlowclasError, match=r"0000_a_labels\.png has mode RGB"):
         pairs[0].read_mask(read_image(pairs[0].image))
-    with pytest.raises(FlowclasError, match="0001_b_labels.png is 10x6 and .* is 5x5"):
+    with pytest.raises(FlowclasError, match=r"0001_b_labels\.png is 10x6 and .* is 5x5"):
         pairs[1].read_mask(np.zeros((5, 5, 3), np.uint8))
 
 

@@ -125,7 +125,13 @@ def test_evaluate_writes_pooled_figures_counts_provenance_rows_and_a_sheet(capsy
     assert {"torch", "flowclas_ros"} <= set(written["provenance"]["versions"])
     assert f"{written['auprc']:.4f}" in out
     assert read_image(data / "f_sheet.png").shape[1] > 900
-    assert [name for name in files_below(data) if "/" not in name] == ["f.json", "f_sheet.png"]
+    assert [name for name in files_below(data) if "/" not in name] == ["f.json", "f_curves.png", "f_sheet.png"]
+    assert read_image(data / "f_curves.png").shape[1] > 900
+    assert 0 < written["f1_max"] <= 1 and 0 < written["aupro"] < 1
+    assert written["components"]["frames"] == 4 and written["components"]["threshold"] == written["f1_threshold"]
+    assert written["mean_per_image"]["auprc"] == pytest.approx(
+        np.mean([r["auprc"] for r in written["per_image"]]), abs=1e-4
+    )
 
 
 def test_evaluate_sets_clear_against_adverse_by_corruption_with_a_plot_and_a_sheet(capsys, data, checkpoint):
