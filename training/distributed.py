@@ -25,7 +25,7 @@ def sizes_over_processes(rows: Tensor) -> list[int]:
 
 
 def mean_over_processes(values: Tensor, empty: float) -> Tensor:
-    """This process's share of the mean of all processes' values (N,): the shares' mean is that mean.
+    """The share that this process has in the mean of all processes' values (N,): the shares' mean is that mean.
 
     A mean of the processes' own means would weigh a value by how few its process holds. `empty`: where there is no
     value at all.
