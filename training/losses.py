@@ -197,9 +197,7 @@ def flowclas_loss(
         "loss": config.alpha * inlier_nll,
     }
     if config.outlier_weight:
-        result["outlier_hinge"] = outlier_hinge(
-            outlier_nll, mean_of_shares(inlier_nll.detach()), config.outlier_margin
-        )
+        result["outlier_hinge"] = outlier_hinge(outlier_nll, mean_of_shares(inlier_nll.detach()), config.outlier_margin)
         result["loss"] = result["loss"] + config.outlier_weight * result["outlier_hinge"]
     if config.contrastive == "none":
         return result
