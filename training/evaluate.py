@@ -77,9 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
         result["corruptions"] = evaluate_corruptions(
             corruptions, arguments.severity, pairs, scorer, pooled, arguments.json
         )
+    track = scorer.header["track"]
     write_png(sheet_path(arguments.json), sheet.draw(result))
-    write_json(arguments.json, {**result, "provenance": _provenance(arguments, scorer), "per_image": rows})
-    figures = "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
+    write_json(
+        arguments.json, {"track": track, **result, "provenance": _provenance(arguments, scorer), "per_image": rows}
+    )
+    figures = f"{track} track  " + "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
     print(f"{figures}  over {result['images']} images, {result['pixels']} pixels -> {arguments.json}")
     return 0
 

@@ -68,7 +68,9 @@ class FlowCLASConfig:
                 f"energy_weight is {self.energy_weight} and entropy_weight {self.entropy_weight}; both must be 0 or more"
             )
         if not self.classes and (self.energy_weight or self.score == "energy_entropy"):
-            raise FlowclasError("the energy-entropy score needs class logits: set classes, or score nll, energy_weight 0")
+            raise FlowclasError(
+                "the energy-entropy score needs class logits: set classes, or score nll, energy_weight 0"
+            )
         if self.score == "energy_entropy" and (self.energy_weight or self.margin_weight):
             raise FlowclasError(
                 f"score energy_entropy stands alone: set energy_weight (now {self.energy_weight}) and margin_weight "
