@@ -147,7 +147,13 @@ def _model_config(config: FitConfig) -> Any:
     """The model as configured; the Gaussian baseline is the same with no step and no head."""
     model = config.model
     if config.method == "gaussian":
-        plain = {"projection_dim": 0, "margin_weight": 0.0, "classes": 0, "score": "nll", "energy_weight": 0.0}
+        plain: dict[str, Any] = {
+            "projection_dim": 0,
+            "margin_weight": 0.0,
+            "classes": 0,
+            "score": "nll",
+            "energy_weight": 0.0,
+        }
         return replace(model, flow=replace(model.flow, steps=0, whitening=True), **plain)
     if not config.loss.fits_flow:  # the classes alone
         model = replace(model, flow=replace(model.flow, steps=0, whitening=True))
