@@ -31,10 +31,13 @@ class LowRankUpdates:
             )
         # In place: the backbone's own layers are wrapped, so that its code runs as before.
         self._wrapped: Any = get_peft_model(backbone.model, LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
+        self._backbone = backbone
+        backbone.adapted = True
 
     def merge(self) -> None:
         """Add the updates to the weights and take the wrappers away: a plain frozen backbone again."""
         self._wrapped.merge_and_unload()
+        self._backbone.adapted = False
 
 
 def _is_matrix(module: nn.Module) -> bool:
