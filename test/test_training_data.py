@@ -10,14 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.augment import augment, fit_into
 from flowclas_ros.training.config import DataConfig
 from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.data import (
     MixDataset,
     StepBatches,
-    augment,
     collate,
-    fit_into,
     hold_out_scenes,
     list_frames,
 )

@@ -65,7 +65,7 @@ class FlowCLASConfig:
             raise FlowclasError(f"classes is {self.classes}; it must be from 2 to 255, or 0 for no class labels")
         if self.energy_weight < 0 or self.entropy_weight < 0:
             raise FlowclasError(
-                f"energy_weight is {self.energy_weight} and entropy_weight {self.entropy_weight}; both must be 0 or more"
+                f"energy_weight is {self.energy_weight}, entropy_weight {self.entropy_weight}; both must be 0 or more"
             )
         if not self.classes and (self.energy_weight or self.score == "energy_entropy"):
             raise FlowclasError(
