@@ -21,6 +21,7 @@ from rich.progress import track
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.device import resolve_device
+from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flowclas import FlowCLAS
 from flowclas_ros.training.adaptation import LowRankUpdates
 from flowclas_ros.training.calibrate import CHECKPOINT, export
@@ -156,7 +157,7 @@ def _model_config(config: FitConfig) -> Any:
         }
         return replace(model, flow=replace(model.flow, steps=0, whitening=True), **plain)
     if not config.loss.fits_flow:  # the classes alone
-        model = replace(model, flow=replace(model.flow, steps=0, whitening=True))
+        model = replace(model, flow=FlowConfig(steps=0))
     return replace(model, projection_dim=0, margin_weight=0.0) if config.loss.contrastive == "none" else model
 
 

@@ -81,7 +81,8 @@ def lovasz_softmax(probabilities: Tensor, targets: Tensor) -> Tensor:
         intersection = inside.sum() - inside.cumsum(0)
         union = inside.sum() + (1 - inside).cumsum(0)
         jaccard = 1 - intersection / union
-        losses.append(errors @ torch.diff(jaccard, prepend=jaccard.new_zeros(1)))
+        # Not as a dot product, which autocast would round to 16 bits.
+        losses.append((errors * torch.diff(jaccard, prepend=jaccard.new_zeros(1))).sum())
     return torch.stack(losses).mean() if losses else probabilities.sum()
 
 
