@@ -71,6 +71,7 @@ setup(
             "matplotlib>=3.9",
             "PyYAML>=6.0",
         ],
+        "label": ["peft>=0.15"],  # low-rank updates of the backbone, in fitting only
         "bags": ["rosbags>=0.10.9", "matplotlib>=3.9", "PyYAML>=6.0"],
         "ros": [wheel + ON_LINUX_X86_64 for wheel in ROS_WHEELS],
         "dev": [

@@ -124,6 +124,7 @@ def test_evaluate_writes_pooled_figures_counts_provenance_rows_and_a_sheet(capsy
     assert len(written["provenance"]["checkpoint_sha256"]) == 64
     assert {"torch", "flowclas_ros"} <= set(written["provenance"]["versions"])
     assert f"{written['auprc']:.4f}" in out
+    assert written["track"] == "label-free" and out.startswith("label-free track")
     assert read_image(data / "f_sheet.png").shape[1] > 900
     assert [name for name in files_below(data) if "/" not in name] == ["f.json", "f_curves.png", "f_sheet.png"]
     assert read_image(data / "f_curves.png").shape[1] > 900

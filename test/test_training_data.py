@@ -10,14 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.augment import augment, fit_into
 from flowclas_ros.training.config import DataConfig
 from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.data import (
     MixDataset,
     StepBatches,
-    augment,
     collate,
-    fit_into,
     hold_out_scenes,
     list_frames,
 )
@@ -179,5 +178,5 @@ def test_crops_have_their_size_even_of_smaller_images():
     rng = np.random.default_rng(0)
     config = DataConfig(crop=(64, 96), crop_scale=(0.5, 1.5), jitter=0.3)
     for shape in ((40, 50, 3), (200, 100, 3)):
-        image = augment(rng.integers(0, 255, shape, dtype=np.uint8), config, rng)
+        image, _ = augment(rng.integers(0, 255, shape, dtype=np.uint8), config, rng)
         assert image.shape == (64, 96, 3) and image.dtype == np.uint8

@@ -94,7 +94,7 @@ def export(
     except OSError as error:
         text = f"'{path}' could not be written: {error.strerror}" if error.strerror else str(error)
         raise FlowclasError(f"{text}; make room, then --resume") from error
-    write_json(output / "metrics.json", {**metrics, "provenance": about})
+    write_json(output / "metrics.json", {"track": model.config.track, **metrics, "provenance": about})
     write_png(output / "val_contact_sheet.png", _sheet(model, config, data, calibration, metrics, device))
     return path
 
@@ -116,7 +116,9 @@ def _sheet(
         pasted = np.where((label == OUTLIER)[..., None], (255, 120, 0), image // 2).astype(np.uint8)
         heat = heat_image(calibration.heat(score_image(model, np.ascontiguousarray(image), device)))
         rows.append([(data.val[int(index)].path.name, image), ("pasted", pasted), ("heat", heat)])
-    title = f"validation: AUPRC {metrics['val/auprc']:.3f}, FPR95 {metrics['val/fpr95']:.3f}"
+    title = (
+        f"{model.config.track} track, validation: AUPRC {metrics['val/auprc']:.3f}, FPR95 {metrics['val/fpr95']:.3f}"
+    )
     return contact_sheet(rows, title=title)
 
 

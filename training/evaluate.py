@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     write_png(sheet_path(arguments.json), sheet.draw(result))
     write_bytes(curves_path(arguments.json), curves_png(figures.pixels.curves(), result))
+    result = {"track": scorer.header["track"], **result}
     write_json(arguments.json, {**result, "provenance": _provenance(arguments, scorer), "per_image": rows})
     _say(result, arguments)
     return 0
@@ -127,7 +128,8 @@ def _row(
 
 
 def _say(result: dict[str, Any], arguments: argparse.Namespace) -> None:
-    figures = "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
+    figures = f"{result['track']} track  "
+    figures += "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
     print(f"{figures}  over {result['images']} images, {result['pixels']} pixels -> {arguments.json}")
     for condition, own in result.get("conditions", {}).items():
         print(f"  {condition}: auprc {own['auprc']:.4f}  fpr95 {own['fpr95']:.4f}  over {own['images']} images")

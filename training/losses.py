@@ -40,6 +40,8 @@ class LossConfig:
         outlier_weight: weight of the term that lowers the outliers' likelihood directly: an outlier pixel costs as
             much as its NLL falls short of ``outlier_margin`` above the inliers' mean; 0: no such term.
         outlier_margin: in nats per dimension. Without a bound, the flow would only ever push outliers further.
+        segmentation: weight of cross-entropy and Lovasz-softmax on the inliers' classes (label track).
+        energy_entropy: weight of the energy-entropy loss on the class logits (label track).
     """
 
     alpha: float = 1.0
@@ -50,6 +52,8 @@ class LossConfig:
     cells: int | None = None
     outlier_weight: float = 0.0
     outlier_margin: float = 1.0
+    segmentation: float = 0.0
+    energy_entropy: float = 0.0
 
     def __post_init__(self) -> None:
         if self.alpha < 0:
@@ -64,8 +68,21 @@ class LossConfig:
             raise FlowclasError(f"loss.outlier_weight is {self.outlier_weight}; it must be 0 or more")
         if self.outlier_margin <= 0:
             raise FlowclasError(f"loss.outlier_margin is {self.outlier_margin}; it must be above 0")
-        if self.alpha == 0 and self.contrastive == "none" and self.outlier_weight == 0:
+        for name in ("segmentation", "energy_entropy"):
+            if getattr(self, name) < 0:
+                raise FlowclasError(f"loss.{name} is {getattr(self, name)}; it must be 0 or more")
+        if not self.fits_flow and not self.fits_classes:
             raise FlowclasError("loss.alpha 0 with loss.contrastive none leaves nothing to fit")
+
+    @property
+    def fits_flow(self) -> bool:
+        """Whether any term reaches the flow."""
+        return self.alpha > 0 or self.contrastive != "none" or self.outlier_weight > 0
+
+    @property
+    def fits_classes(self) -> bool:
+        """Whether any term reaches the segmentation head."""
+        return self.segmentation > 0 or self.energy_entropy > 0
 
 
 def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[int, int], stride: int) -> Tensor:

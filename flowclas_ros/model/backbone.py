@@ -56,6 +56,7 @@ class FrozenBackbone(nn.Module):
     """A timm model that is never trained: always in eval mode, without gradients, preprocessing included.
 
     Attributes:
+        adapted: low-rank updates are being trained in it, so that its features have gradients after all.
         channels: C, channels of the feature map (sum over the layers).
         stride: pixels per cell of the feature map.
         sections: the layers that the channels came from, in the channels' order.
@@ -74,6 +75,7 @@ class FrozenBackbone(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
+        self.adapted = False
         self.is_transformer = _is_plain_transformer(config.name)
         self.model = _create(config, self.is_transformer)
         if self.is_transformer:
@@ -113,7 +115,6 @@ class FrozenBackbone(nn.Module):
         """Stay in eval mode: a trainer's ``model.train()`` must not change the frozen features."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Features of RGB images.
 
@@ -124,7 +125,8 @@ class FrozenBackbone(nn.Module):
         Returns:
             (B, C, ceil(H / stride), ceil(W / stride)).
         """
-        return self.feature_map(images)
+        with torch.set_grad_enabled(self.adapted and torch.is_grad_enabled()):
+            return self.feature_map(images)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """What ``forward`` gives, with gradients where they are asked for: for a backbone in the making."""
