@@ -297,7 +297,7 @@ def parallel(path: Path, root: Path, mask_root: Path, *, what: str = "mask") -> 
         FlowclasError: there is none, or the image does not lie below ``root``.
     """
     if not path.is_relative_to(root):
-        raise FlowclasError(f"image '{path}' does not lie below '{root}': {what}s go with folders of images, not splits")
+        raise FlowclasError(f"image '{path}' lies not below '{root}': {what}s go with folders, not with splits")
     base = mask_root / path.relative_to(root)
     for suffix in (base.suffix, ".png", ".bmp", ".tif", ".tiff"):
         if base.with_suffix(suffix).is_file():
