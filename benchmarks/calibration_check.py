@@ -36,7 +36,7 @@ from flowclas_ros.training.data import list_frames
 
 RATES = (1e-2, 1e-3)
 SPLITS, SEED, SEVERITY = 20, 0, 3
-CORRUPTED = 3  # frames of each val scene that are seen corrupted
+CORRUPTED = 1  # frames of each val scene that are seen corrupted: a window of a single frame, the hardest
 # as config/training/kit_road.yaml: ten consecutive frames of a drive are a scene
 SCENES = DataConfig(train=("",), sequence_regex="^([^_]+)_", scene_block=10)
 

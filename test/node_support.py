@@ -39,14 +39,18 @@ def picture(seed: int = 0, anomaly: bool = False) -> np.ndarray:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def make_checkpoint(path: Path, short_side: int | None = None) -> Path:
+def make_checkpoint(path: Path, short_side: int | None = None, drift: bool = False) -> Path:
     """A small FlowCLAS on a random MobileNetV2, embedded, whitened and calibrated on pictures without an anomaly.
 
-    `short_side`: pixels; a large one makes the model slow, since every frame is enlarged to it.
+    `short_side`: pixels; a large one makes the model slow, since every frame is enlarged to it. `drift`: the
+    calibration tells drift too, by 20 pictures of seeds from 100 on.
     """
+    import dataclasses
+
     import torch
 
     from flowclas_ros.detection.calibration import Calibration
+    from flowclas_ros.detection.drift import DriftReference, sample
     from flowclas_ros.model.backbone import BackboneConfig
     from flowclas_ros.model.checkpoint import save_checkpoint
     from flowclas_ros.model.flow import FlowConfig
@@ -60,10 +64,17 @@ def make_checkpoint(path: Path, short_side: int | None = None) -> Path:
         short_side=short_side,
     )
     model = FlowCLAS(config).eval()
-    scenes = [torch.from_numpy(picture(seed)).permute(2, 0, 1)[None].float() / 255 for seed in range(12)]
+
+    def tensor(seed: int) -> torch.Tensor:
+        return torch.from_numpy(picture(seed)).permute(2, 0, 1)[None].float() / 255
+
+    scenes = [tensor(seed) for seed in range(12)]
     with torch.no_grad():
         model.flow.initialise([(model.features(scene), None) for scene in scenes[: 2 if short_side else 8]])
         calibration = Calibration.fit(model(scene).numpy() for scene in scenes[-2 if short_side else -4 :])
+        if drift:
+            samples = [[sample(model(tensor(seed))[0].numpy())] for seed in range(100, 120)]
+            calibration = dataclasses.replace(calibration, drift=DriftReference.fit(samples))
     save_checkpoint(path, model, calibration=calibration.to_dict(), provenance={"made by": "test"}, embed_backbone=True)
     return path
 

@@ -9,13 +9,13 @@ from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.detection.drift import DriftMonitor, DriftReference, profile, sample
 from flowclas_ros.errors import FlowclasError
 
-H, W, FRAMES = 64, 80, 6
+H, W, FRAMES = 40, 48, 4
 SECOND = 1_000_000_000
 
 
-def scene(rng: np.random.Generator, shift: float = 0.0) -> list[np.ndarray]:
+def scene(rng: np.random.Generator, level: float | None = None) -> list[np.ndarray]:
     """Score maps of one scene: its own level and spread, and frames that are much alike."""
-    level, spread = rng.normal(shift, 0.3), rng.uniform(0.8, 1.2)
+    level, spread = rng.normal(0, 0.3) if level is None else level, rng.uniform(0.8, 1.2)
     return [
         rng.normal(level + rng.normal(0, 0.05), spread, (H, W)).astype(np.float32) + np.float32(1)
         for _ in range(FRAMES)
@@ -40,13 +40,19 @@ def alarms(reference: DriftReference, frames: list[np.ndarray], window: float = 
     return [monitor.update(score, (i + 1) * SECOND, reference).drifted for i, score in enumerate(frames)]
 
 
-def test_new_normal_scenes_alarm_at_the_promised_rate_at_most_whatever_the_window(reference):
-    assert reference.alarm_rate == pytest.approx(0.05)
+def test_new_normal_scenes_alarm_at_the_promised_rate_at_most_whatever_the_window():
+    # the promise is over calibration and new scene alike, so both are drawn anew
     rng = np.random.default_rng(1)
-    scenes = [scene(rng) for _ in range(200)]
-    for window in (0.5, 3.0, 60.0):
-        rate = np.mean([any(alarms(reference, frames, window)) for frames in scenes])
-        assert rate <= reference.alarm_rate + 2 * np.sqrt(0.05 * 0.95 / 200)  # two standard deviations
+    alarmed = {0.5: [], 2.0: [], 60.0: []}
+    for _ in range(40):
+        drawn = fit([scene(rng) for _ in range(19)])
+        assert drawn.alarm_rate == pytest.approx(0.05)
+        new = [scene(rng) for _ in range(10)]
+        for window, rates in alarmed.items():
+            rates.append(np.mean([any(alarms(drawn, frames, window)) for frames in new]))
+    for rates in alarmed.values():
+        assert np.mean(rates) <= 0.05 + 2 * np.std(rates) / np.sqrt(len(rates))  # two standard errors
+    assert np.mean(alarmed[0.5]) > 0  # a limit that nothing reaches would keep the promise too
 
 
 def test_few_scenes_promise_what_they_can(reference):
@@ -57,12 +63,11 @@ def test_few_scenes_promise_what_they_can(reference):
 
 def test_fog_is_noticed_within_a_window_and_its_end_too(reference):
     rng = np.random.default_rng(3)
-    clear = [frame for frame in scene(rng) for _ in range(2)]
-    fog = [frame for frame in scene(rng, shift=2.0) for _ in range(2)]
+    clear, fog = 2 * scene(rng, level=0.0), 2 * scene(rng, level=2.0)
     seen = alarms(reference, clear + fog + clear, window=3.0)
-    assert not any(seen[:12])
-    assert all(seen[12 + 3 : 24])
-    assert not any(seen[24 + 4 :])
+    assert not any(seen[:8])
+    assert all(seen[8 + 3 : 16])
+    assert not any(seen[16 + 4 :])
 
 
 def test_scores_that_fall_are_drift_as_well(reference):
@@ -90,9 +95,9 @@ def test_what_is_not_left_out_of_a_hazard_moves_the_statistic_by_its_share_at_mo
     rng = np.random.default_rng(5)
     frame = scene(rng)[0]
     with_hazard = frame.copy()
-    with_hazard[:6] = np.float32(reference.edges[20])  # a tenth, of scores that the bulk has too
+    with_hazard[:4] = np.float32(reference.edges[20])  # a tenth, of scores that the bulk has too
     moved = np.abs(profile(sample(with_hazard), reference.edges) - profile(sample(frame), reference.edges)).max()
-    assert moved <= 6 / H / 0.8 + 0.02
+    assert moved <= 4 / H / 0.8 + 0.02
 
 
 def test_the_window_forgets_by_seconds_and_begins_anew_at_a_reset_or_a_stamp_that_goes_back(reference):

@@ -21,6 +21,7 @@ from test_frames import STORE, TYPES, compressed, raw, record  # noqa: E402
 from flowclas_ros.cli import main  # noqa: E402
 from flowclas_ros.replay import run_bag  # noqa: E402
 from flowclas_ros.replay.annotated import message_store  # noqa: E402
+from flowclas_ros.training.corruptions import corrupt  # noqa: E402
 
 TOPIC = "/front/image"
 SECOND = 10**9
@@ -135,6 +136,30 @@ def test_the_report_needs_nothing_but_itself(tmp_path, checkpoint, bag):
     assert metrics(tmp_path / "out")["model"]["sha256"] in text
     video = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
+
+
+def test_drift_is_told_frame_by_frame_in_the_figures_the_report_and_the_state(tmp_path):
+    model = make_checkpoint(tmp_path / "drift.safetensors", drift=True)
+    clear = [raw(picture(100), "rgb8", stamp) for stamp in STAMPS[:3]]
+    foggy = [raw(corrupt(picture(100), "fog", 5), "rgb8", stamp) for stamp in STAMPS[3:]]
+    bag = record(tmp_path / "fog", {TOPIC: clear + foggy})
+    assert replay(bag, model, tmp_path / "out", "--require", "drifted_share<=0") == 1
+    figures = metrics(tmp_path / "out")["figures"]
+    assert figures["drifted_share"] == 0.5
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    drifts = [float(row["drift"]) for row in rows]
+    assert max(drifts) == pytest.approx(figures["drift_max"], abs=1e-4)
+    assert max(drifts[:3]) < min(drifts[3:])
+    assert "Drift: in 50.0% of the frames" in (tmp_path / "out" / "report.html").read_text()
+    states = [message for topic, _, message in read(tmp_path / "out" / "annotated.mcap") if topic.endswith("state")]
+    assert [state.drifted for state in states] == [False] * 3 + [True] * 3
+    assert "drifted" in states[-1].message and "drifted" not in states[0].message
+
+
+def test_a_checkpoint_from_before_drift_replays_and_says_that_it_is_not_known(tmp_path, checkpoint, bag):
+    assert replay(bag, checkpoint, tmp_path / "out") == 0
+    assert metrics(tmp_path / "out")["figures"]["drift_max"] is None
+    assert "Drift: not known" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_broken_frames_and_changing_sizes_are_counted_and_named(tmp_path, checkpoint):
