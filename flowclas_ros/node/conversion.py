@@ -51,7 +51,9 @@ def to_rgb(message: ImageLike) -> np.ndarray:
     handed to torch. 16-bit pixels (mono16, 16UC1, bayer_..16) are read as their high byte: full scale is 65535, fixed,
     because a stretch fitted to each frame would make the score of one place depend on what else is in the picture. A
     camera that fills only 10, 12 or 14 of the bits must be shifted up by its driver. 32FC1 is grey in 0..1, clipped;
-    NaN is black. Bayer and YUV 4:2:2 are converted by OpenCV, every other encoding by cv_bridge. Raises BrokenImageError.
+    NaN is black. Bayer and YUV 4:2:2 are converted by OpenCV, every other encoding by cv_bridge.
+
+    Raises BrokenImageError.
     """
     if message.encoding in OPENCV_ENCODINGS:
         return _through_opencv(message)
@@ -172,7 +174,7 @@ def _through_opencv(message: ImageLike) -> np.ndarray:
 
 
 def _through_cv_bridge(message: ImageLike) -> np.ndarray:
-    """The rest, NV21 for instance. cv_bridge's compiled part breaks under NumPy 2, so it is imported only when needed."""
+    """The rest, rgb16 for instance. cv_bridge's compiled part breaks under NumPy 2: imported only when needed."""
     try:
         from cv_bridge import CvBridge
     except ImportError as error:
