@@ -51,8 +51,9 @@ class Outputs:
         }
 
     def destroy(self) -> None:
-        """Take every publisher out of the graph."""
-        for publisher in self._publishers.values():
+        """Take every publisher out of the graph. A worker that hung in the driver meanwhile publishes to nobody."""
+        publishers, self._publishers = self._publishers, {}
+        for publisher in publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
 
     def mask(self, header: Any, mask: np.ndarray, settings: Settings) -> None:
@@ -85,8 +86,8 @@ class Outputs:
         self._publish("state", ("state",), build)
 
     def _publish(self, name: str, wanted: Collection[str], build: Callable[[], Any]) -> None:
-        publisher = self._publishers[name]
-        if name in wanted and publisher.get_subscription_count() > 0:
+        publisher = self._publishers.get(name)
+        if publisher is not None and name in wanted and publisher.get_subscription_count() > 0:
             message = build()
             if message is not None:
                 publisher.publish(message)
