@@ -7,8 +7,10 @@ domain of its own and the package's FastDDS profile.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,6 +158,12 @@ class Peer:
             self.got[name] = []
             self.node.create_subscription(kind, topic, self.got[name].append, 50)
 
+    def forget(self) -> Peer:
+        """Drop what was collected so far; self, for the test that begins."""
+        for messages in self.got.values():
+            messages.clear()
+        return self
+
     def until(self, condition: Callable[[], Any], what: str, timeout: float = ANSWER_TIMEOUT) -> Any:
         """Spin until `condition()` is truthy and return it; AssertionError naming `what` after `timeout` seconds."""
         end = time.monotonic() + timeout
@@ -265,3 +273,25 @@ class Peer:
         """The newest state if it has this level and text."""
         states = self.got["state"]
         return states[-1] if states and states[-1].level == level and containing in states[-1].message else None
+
+
+@contextmanager
+def detector_graph(
+    folder: Path, *arguments: str, awaited: str = "active", listened: tuple[str, ...], **peer: str
+) -> Iterator[SimpleNamespace]:
+    """A detector process in the lifecycle state `awaited`, and a Peer(**peer) that listens to it: .detector and .peer.
+
+    Its log is in `folder`. AssertionError when it does not end well.
+    """
+    detector = DetectorProcess(folder / "detector.log", *arguments)
+    beside = Peer(**peer)
+    try:
+        beside.listen(*listened)
+        beside.until(lambda: beside.state() == awaited, f"state {awaited}, log: {detector.log}", LOAD_TIMEOUT)
+        if awaited == "active":
+            beside.connected(*(name for name in listened if not name.startswith("/")))
+        yield SimpleNamespace(peer=beside, detector=detector)
+        assert detector.stop() == 0, detector.text
+    finally:
+        beside.close()
+        detector.stop()
