@@ -24,7 +24,9 @@ _OWN = {
     "evaluate": ("flowclas_ros.training.evaluate", "AUPRC, AUROC and FPR95 on labelled images"),
     "predict": ("flowclas_ros.replay.predict", "score, heat, mask and overlay of an image, folder, video or bag"),
     "replay": ("flowclas_ros.replay.replay", "recorded bags to an annotated bag, metrics, a report and a verdict"),
+    "simulate": ("flowclas_ros.replay.simulate", "a rendered scene with ground truth, as a bag or a folder"),
 }
+_WITHOUT_MODEL = {"simulate"}  # of those, the commands that take no --checkpoint and what goes with it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +74,8 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, (_, help_text) in sorted({**_HANDED_ON, **_OWN}.items()):
         command = commands.add_parser(name, help=help_text, description=help_text)
         if name == chosen and name in _OWN:
-            _add_model_arguments(command)
+            if name not in _WITHOUT_MODEL:
+                _add_model_arguments(command)
             importlib.import_module(_OWN[name][0]).add_arguments(command)
     return parser
 

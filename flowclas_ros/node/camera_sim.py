@@ -1,0 +1,174 @@
+"""`ros2 run flowclas_ros camera_sim`: a camera that renders its world, with ground truth on topics, to develop against.
+
+Publishes `camera/image_raw`, `camera/camera_info`, `camera/depth`, `ground_truth/mask` (0 normal, 1 anomaly, 255
+ignored), `ground_truth/objects`, and /tf where tf2_msgs is there. Parameters: scene (orbit, road), anomalies (none,
+fit, test), seed, rate, width, height. It runs until it is stopped; every 20 s a new scene of the seed's begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import threading
+import time
+from array import array
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node import scene_messages as say
+
+AHEAD = 20  # frames rendered ahead, so that the start of a new scene does not halt the stream
+ENDLESS = 2**31
+LATE = 1.0  # seconds behind the rate after which a warning is due
+
+
+def make(kind: str, **fields: Any) -> Any:
+    """A message of rclpy's classes; arrays of bytes as array.array, which is cheap to assign (ros2.md: 2 ms)."""
+    import builtin_interfaces.msg
+    import geometry_msgs.msg
+    import sensor_msgs.msg
+    import std_msgs.msg
+
+    packages = [sensor_msgs.msg, geometry_msgs.msg, std_msgs.msg, builtin_interfaces.msg]
+    if kind == "TFMessage":
+        import tf2_msgs.msg
+
+        packages = [tf2_msgs.msg]
+    message = next(getattr(package, kind) for package in packages if hasattr(package, kind))
+    if kind == "Image":
+        data = array("B")
+        data.frombytes(fields["data"].data)
+        fields["data"] = data
+    return message(**fields)
+
+
+class Renderer:
+    """The frames in order from a thread of their own, which owns the graphics context."""
+
+    def __init__(self, **arguments: Any):
+        self._arguments = arguments
+        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="renderer", daemon=True)
+        self._thread.start()
+
+    def next(self, timeout: float) -> Any:
+        """The next frame, None when there is none in time. Raises what the rendering raised."""
+        try:
+            found = self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """Stop rendering."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            from flowclas_ros.training.scenes import render
+
+            frames = render(frames=ENDLESS, **self._arguments)
+            with contextlib.closing(frames):  # type: ignore[type-var]
+                for frame in frames:
+                    self._put(frame)
+                    if self._stop.is_set():
+                        return
+        except Exception as error:  # handed on to the node's thread, which says it
+            self._put(error)
+
+    def _put(self, item: Any) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=0.1)
+                return
+
+
+class Publishers:
+    """What a frame is sent on."""
+
+    def __init__(self, node: Node):
+        from sensor_msgs.msg import CameraInfo, Image
+
+        self._node = node
+        # reliable serves any listener; depth 1 as a camera's newest frame is the one that counts
+        quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        topics = {"image_raw": "camera", say.DEPTH: "camera", say.MASK: "ground_truth", say.OBJECTS: "ground_truth"}
+        self._images = {
+            name: node.create_publisher(Image, f"{group}/{name}", quality) for name, group in topics.items()
+        }
+        self._info = node.create_publisher(CameraInfo, f"camera/{say.CAMERA_INFO}", quality)
+        try:
+            from tf2_msgs.msg import TFMessage
+
+            self._tf = node.create_publisher(TFMessage, "/tf", 10)
+        except ModuleNotFoundError:
+            self._tf = None
+            node.get_logger().warning("tf2_msgs is not installed: no /tf (apt install ros-$ROS_DISTRO-tf2-msgs)")
+
+    def send(self, frame: Any) -> None:
+        """Everything of a frame, stamped now; the picture last, so that who waits for it finds the rest."""
+        stamp = self._node.get_clock().now().to_msg()
+        header = make("Header", stamp=stamp, frame_id=say.OPTICAL)
+        self._info.publish(say.camera_info(header, frame, make))
+        if self._tf is not None:
+            self._tf.publish(say.transforms(stamp, frame, make))
+        fields = say.images(frame)
+        for name in (say.DEPTH, say.MASK, say.OBJECTS, "image_raw"):
+            self._images[name].publish(make("Image", header=header, **fields[name]))
+
+
+def stream(node: Node) -> None:
+    """Publish at the rate asked for until ROS shuts down. Raises FlowclasError as `scenes.render` does."""
+    defaults = {"scene": "orbit", "anomalies": "test", "seed": 0, "rate": 10.0, "width": 320, "height": 240}
+    chosen = {name: node.declare_parameter(name, value).value for name, value in defaults.items()}
+    rate = chosen.pop("rate")
+    publishers = Publishers(node)
+    renderer = Renderer(domain=chosen.pop("scene"), fps=rate, **chosen)
+    due, warned = time.monotonic(), False
+    try:
+        while node.context.ok():
+            rclpy.spin_once(node, timeout_sec=0.0)
+            frame = renderer.next(0.1)
+            if frame is None:
+                continue
+            time.sleep(max(0.0, due - time.monotonic()))
+            publishers.send(frame)
+            due += 1 / rate
+            if time.monotonic() > due + LATE:
+                due = time.monotonic()
+                if not warned:
+                    node.get_logger().warning(f"rendering is slower than {rate} frames a second: lower rate or size")
+                warned = True
+    finally:
+        renderer.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until stopped. Returns the exit status: 2 with one line on stderr for what went wrong."""
+    rclpy.init(args=arguments if arguments is not None else sys.argv)
+    node = rclpy.create_node("camera_sim")
+    try:
+        stream(node)
+    except FlowclasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""`flowclas simulate`: a rendered scene with its ground truth, as an mcap bag to replay or a folder to fit on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from flowclas_ros.detection.images import write_json, write_png
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.files import replacing
+from flowclas_ros.progress import progress_bar
+from flowclas_ros.training import scenes
+
+START = 1_700_000_000  # seconds: the stamp of the first frame, the same for every bag, so that a seed gives a bag
+CUTOUTS = 120  # objects for fitting, in a folder
+QUALITY = 92  # of JPEG
+CAMERA, TRUTH = "/camera", "/ground_truth"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--scene", required=True, choices=scenes.DOMAINS)
+    parser.add_argument("--output", required=True, type=Path, help="an .mcap file, or a folder with --format folder")
+    parser.add_argument("--format", choices=("bag", "folder"), default="bag", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same scene (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=100, help="a new scene every 20 s (default: %(default)s)")
+    parser.add_argument("--fps", type=float, default=10.0, help="frames a second (default: %(default)s)")
+    parser.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="pixels (default: 320x240)")
+    parser.add_argument(
+        "--anomalies", choices=scenes.ANOMALIES, default="none", help="objects of which kinds (default: %(default)s)"
+    )
+    parser.add_argument("--compressed", action="store_true", help="JPEG on image_raw/compressed in place of image_raw")
+    parser.add_argument("--no-depth", action="store_true", help="leave the depth out: it is most of a compressed bag")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Render and write. Raises FlowclasError for what is there already, and as `scenes.render` does."""
+    output: Path = arguments.output
+    if output.exists():
+        raise FlowclasError(f"output {output} exists: remove it or choose another name")
+    width, height = arguments.size
+    frames = scenes.render(
+        arguments.scene,
+        arguments.seed,
+        frames=arguments.frames,
+        width=width,
+        height=height,
+        fps=arguments.fps,
+        anomalies=arguments.anomalies,
+    )
+    if arguments.format == "bag" and output.suffix != ".mcap":
+        raise FlowclasError(f"output {output} does not end in .mcap: name it so, or give --format folder")
+    try:
+        with progress_bar(arguments.scene, arguments.frames, "frames") as advance:
+            if arguments.format == "bag":
+                _write_bag(arguments, _counted(frames, advance))
+            else:
+                _write_folder(arguments, _counted(frames, advance))
+    except OSError as error:
+        reason = error.strerror or error
+        raise FlowclasError(f"cannot write {output}: {reason}; free the disk or choose another place") from error
+    print(f"wrote {output}")
+    return 0
+
+
+def _counted(frames: Iterator[scenes.SceneFrame], advance: Any) -> Iterator[scenes.SceneFrame]:
+    for frame in frames:
+        yield frame
+        advance()
+
+
+# --- bag -----------------------------------------------------------------------------------------------------------
+
+
+def _write_bag(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFrame]) -> None:
+    from flowclas_ros.node import scene_messages as say
+    from flowclas_ros.replay.annotated import make
+
+    picture = f"{CAMERA}/image_raw"
+    with _mcap(arguments.output) as write:
+        for frame in frames:
+            nanoseconds = START * 10**9 + round(frame.stamp * 1e9)
+            stamp = make("Time", sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+            header = make("Header", stamp=stamp, frame_id=say.OPTICAL)
+            images = {name: make("Image", header=header, **fields) for name, fields in say.images(frame).items()}
+            if arguments.compressed:
+                data = _encode(".jpg", frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+                message = make("CompressedImage", header=header, format="jpeg", data=np.frombuffer(data, np.uint8))
+                write(f"{picture}/compressed", "sensor_msgs/msg/CompressedImage", nanoseconds, message)
+            else:
+                write(picture, "sensor_msgs/msg/Image", nanoseconds, images["image_raw"])
+            info = say.camera_info(header, frame, make)
+            write(f"{CAMERA}/{say.CAMERA_INFO}", "sensor_msgs/msg/CameraInfo", nanoseconds, info)
+            if not arguments.no_depth:
+                write(f"{CAMERA}/{say.DEPTH}", "sensor_msgs/msg/Image", nanoseconds, images[say.DEPTH])
+            for name in (say.MASK, say.OBJECTS):
+                write(f"{TRUTH}/{name}", "sensor_msgs/msg/Image", nanoseconds, images[name])
+            write("/tf", "tf2_msgs/msg/TFMessage", nanoseconds, say.transforms(stamp, frame, make))
+
+
+@contextmanager
+def _mcap(path: Path) -> Iterator[Any]:
+    """A function (topic, type, nanoseconds, message) that writes into `path`, which is there when all went well."""
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+    from flowclas_ros.replay.annotated import message_store
+
+    store, connections = message_store(), {}
+    with replacing(path) as temporary:
+        folder = temporary.with_suffix(".bag")  # rosbags writes a folder of file and metadata; the file holds it all
+        try:
+            writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
+            writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            with writer:
+
+                def write(topic: str, kind: str, nanoseconds: int, message: Any) -> None:
+                    if topic not in connections:
+                        connections[topic] = writer.add_connection(topic, kind, typestore=store)
+                    writer.write(connections[topic], nanoseconds, store.serialize_cdr(message, kind))
+
+                yield write
+            os.replace(folder / f"{folder.name}.mcap", temporary)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- folder --------------------------------------------------------------------------------------------------------
+
+
+def _write_folder(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFrame]) -> None:
+    """images/, masks/ and depth/ with a folder a scene, cutouts/ of the fit kinds, cameras.json."""
+    from flowclas_ros.node.scene_messages import DEPTH, images
+    from flowclas_ros.training.scenes.episodes import frames_per_scene
+
+    output: Path = arguments.output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    each, cameras = frames_per_scene(arguments.fps), {}
+    try:
+        for index, frame in enumerate(frames):
+            name = f"scene_{index // each:04d}/{index:06d}"
+            write_png(folder / "images" / f"{name}.png", frame.image)
+            write_png(folder / "masks" / f"{name}.png", frame.mask)
+            if not arguments.no_depth:
+                shape = frame.mask.shape
+                write_png(folder / "depth" / f"{name}.png", images(frame)[DEPTH]["data"].view(np.uint16).reshape(shape))
+            matrices = {"camera_matrix": frame.camera_matrix, "world_from_optical": frame.camera_pose}
+            cameras[name] = {"stamp": frame.stamp, **{key: value.tolist() for key, value in matrices.items()}}
+        for index, cutout in enumerate(scenes.cutouts(arguments.scene, arguments.seed, CUTOUTS, kinds="fit")):
+            path = folder / "cutouts" / f"{index:04d}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(_encode(".png", cv2.cvtColor(cutout, cv2.COLOR_RGBA2BGRA), []))
+        write_json(folder / "cameras.json", cameras)
+        os.rename(folder, output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _encode(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
+    return bytes(cv2.imencode(suffix, image, options)[1].tobytes())
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a width and a height as 320x240")
+    return int(width), int(height)
