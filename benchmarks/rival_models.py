@@ -27,7 +27,7 @@ from flowclas_ros.training.config import FitConfig
 
 Image = npt.NDArray[np.uint8]
 BACKBONE = "flowclas_rival_backbone"
-BATCH = 8
+BATCH, QUICK_BATCH = 8, 2
 
 
 class Missing(Exception):
@@ -46,7 +46,8 @@ class Rival:
     settings: Mapping[str, Any] = MappingProxyType({})  # what a reader of the table should know
 
     def __init__(self, config: FitConfig, frames: Sequence[Path], *, quick: bool) -> None:
-        self.config, self.quick = config, quick
+        small = replace(config, model=replace(config.model, short_side=160))
+        self.config, self.quick = small if quick else config, quick
         self.frames = list(frames)[:: max(1, len(frames) // 8)] if quick else list(frames)
 
     def fit(self, seed: int) -> None:
@@ -140,7 +141,7 @@ class AnomalibRival(Rival):
 
     def train_network(self, seed: int) -> None:
         """Fit by gradient; every step a new batch of the shuffled frames."""
-        steps = 3 if self.quick else self.steps
+        steps = 2 if self.quick else self.steps
         batches, optimiser = self.batches(seed), self.optimiser()
         self.model.train()
         for _ in track(range(steps), "fit"):
@@ -153,11 +154,12 @@ class AnomalibRival(Rival):
         """Batches without end, mirrored at random as ours are."""
         rng = np.random.default_rng(seed)
         order: list[Path] = []
+        count = QUICK_BATCH if self.quick else BATCH
         while True:
-            while len(order) < BATCH:
+            while len(order) < count:
                 order += [self.frames[i] for i in rng.permutation(len(self.frames))]
-            images = [read_image(path) for path in order[:BATCH]]
-            order = order[BATCH:]
+            images = [read_image(path) for path in order[:count]]
+            order = order[count:]
             images = [image[:, ::-1] if rng.random() < self.config.data.flip else image for image in images]
             yield torch.cat([self.prepare(np.ascontiguousarray(image)) for image in images])
 
@@ -181,7 +183,7 @@ class AnomalibRival(Rival):
     def _working_size(self, height: int, width: int) -> tuple[int, int]:
         factor = (self.config.model.short_side or min(height, width)) / min(height, width)
         if self.quick:
-            factor = 64 / min(height, width)
+            return 64, 96
         return max(64, round(height * factor / 32) * 32), max(64, round(width * factor / 32) * 32)
 
     def _register_backbone(self) -> None:
