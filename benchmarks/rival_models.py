@@ -1,6 +1,6 @@
 """The rivals of rivals.py, each with the same face: fit on frames of the normal world, then score one.
 
-The kit's MobileNetV2 serves all that take a backbone. Those of anomalib (pip install 'flowclas_ros[rivals]') are its
+The kit's MobileNetV2 serves all that take a backbone. Those of anomalib (pip install 'flowclas_ros[training,rivals]') are its
 networks and losses with its optimisers and settings; what differs is said at each.
 """
 
@@ -342,7 +342,7 @@ def _anomalib() -> None:
     try:
         import anomalib  # noqa: F401
     except ImportError as error:
-        raise Missing(f"anomalib is not installed ({error.name}): pip install 'flowclas_ros[rivals]'") from error
+        raise Missing(f"anomalib is not installed ({error.name}): pip install 'flowclas_ros[training,rivals]'") from error
 
 
 def _tensor(image: Image) -> Tensor:
