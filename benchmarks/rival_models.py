@@ -280,10 +280,10 @@ class PatchCoreRival(AnomalibRival):
         from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
         self._register_backbone()
-        # All of our layers, on the grid of the second: at stride 8 the memory search would be four times as long, for
-        # the fit and for each frame.
-        layers = self.config.model.backbone.layers
-        return PatchcoreModel(layers=[*layers[1:], layers[0]], backbone=BACKBONE, num_neighbors=9)
+        # Without our finest layer: PatchCore's grid is its first layer's, and at stride 8 search and memory would be
+        # four times as large. Fine to coarse, which is the order that timm answers in, whatever it is asked for.
+        layers = self.config.model.backbone.layers[1:]
+        return PatchcoreModel(layers=layers, backbone=BACKBONE, num_neighbors=9)
 
     def train_network(self, seed: int) -> None:
         self.model.train()
@@ -342,7 +342,9 @@ def _anomalib() -> None:
     try:
         import anomalib  # noqa: F401
     except ImportError as error:
-        raise Missing(f"anomalib is not installed ({error.name}): pip install 'flowclas_ros[training,rivals]'") from error
+        raise Missing(
+            f"anomalib is not installed ({error.name}): pip install 'flowclas_ros[training,rivals]'"
+        ) from error
 
 
 def _tensor(image: Image) -> Tensor:
