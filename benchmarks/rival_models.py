@@ -1,7 +1,7 @@
 """The rivals of rivals.py, each with the same face: fit on frames of the normal world, then score one.
 
-The kit's MobileNetV2 serves all that take a backbone. Those of anomalib (pip install 'flowclas_ros[training,rivals]') are its
-networks and losses with its optimisers and settings; what differs is said at each.
+The kit's MobileNetV2 serves all that take a backbone. Those of anomalib (pip install 'flowclas_ros[training,rivals]')
+are its networks and losses with its optimisers and settings; what differs is said at each.
 """
 
 from __future__ import annotations
