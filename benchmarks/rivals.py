@@ -159,11 +159,14 @@ def _print(rows: dict[str, Any], tests: list[str]) -> None:
     table = Table("", *[f"{t}: AUPRC  FPR95  AUROC  F1*" for t in tests], "fit, min", "ms a frame", "MB")
     for row, figures in rows.items():
         if "missing" in figures:
-            table.add_row(row, f"missing: {figures['missing']}")
+            table.add_row(row, "missing: see below")
             continue
         cells = ["  ".join("-" if v is None else f"{v:.3f}" for v in figures[test].values()) for test in tests]
         table.add_row(row, *cells, *(str(figures[key]) for key in ("fit_minutes", "ms_per_frame", "checkpoint_mb")))
     Console().print(table)
+    for row, figures in rows.items():
+        if "missing" in figures:
+            print(f"missing: {row}: {figures['missing']}")
 
 
 if __name__ == "__main__":

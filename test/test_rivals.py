@@ -48,7 +48,7 @@ def test_the_neighbour_memory_scores_the_mean_distance_to_the_nearest_normal_cel
     assert rival.score(image).shape == (96, 128)
     noise = rival.score(image).mean()
     seen = rival.score(np.ascontiguousarray(rival_models.read_image(frames[0]))).mean()
-    assert seen < 0.8 * noise  # a frame of the memory is nearer to it than one that is not
+    assert seen < 0.95 * noise  # a frame of the memory has each of its cells in it, at distance 0
 
 
 def test_a_rival_that_cannot_be_had_is_a_row_with_the_reason_and_is_tried_again(kit, tmp_path, monkeypatch, capsys):
@@ -61,7 +61,7 @@ def test_a_rival_that_cannot_be_had_is_a_row_with_the_reason_and_is_tried_again(
     row = json.loads((tmp_path / "rivals_road.json").read_text())["rows"]["EfficientAD (anomalib)"]
     assert "pretrained teacher" in row["missing"]
     assert tried == [0, 0]
-    assert "missing: EfficientAD needs" in " ".join(capsys.readouterr().out.split())
+    assert "missing: EfficientAD (anomalib): EfficientAD needs its pretrained teacher" in capsys.readouterr().out
 
 
 @pytest.mark.slow
