@@ -135,13 +135,14 @@ class AnomalibRival(Rival):
         first = read_image(self.frames[0])
         self.size = self._working_size(first.shape[0], first.shape[1])
         self.model = self.build(self.size)
-        self.settings = {**self.settings, "input": list(self.size), "steps": self.steps, "batch": BATCH}
+        self.settings = {**self.settings, "input": list(self.size)}
         self.train_network(seed)
         self.model.eval()
 
     def train_network(self, seed: int) -> None:
         """Fit by gradient; every step a new batch of the shuffled frames."""
         steps = 2 if self.quick else self.steps
+        self.settings = {**self.settings, "steps": steps, "batch": QUICK_BATCH if self.quick else BATCH}
         batches, optimiser = self.batches(seed), self.optimiser()
         self.model.train()
         for _ in track(range(steps), "fit"):
