@@ -36,9 +36,9 @@ from rival_models import RIVALS, Missing
 from flowclas_ros.detection.images import read_image, read_mask
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.progress import progress_bar
+from flowclas_ros.training.benchmarks import pair_folders
 from flowclas_ros.training.config_file import load_config
 from flowclas_ros.training.data import list_frames
-from flowclas_ros.training.evaluate import find_pairs
 from flowclas_ros.training.metrics import PixelMetrics, component_metrics
 
 # Rows of our own: switches of `flowclas fit` on the domain's configuration.
@@ -125,7 +125,7 @@ def _saved_size(modules: torch.nn.Module, folder: Path) -> int:
 
 def _test(score: Score, place: Path, quick: bool) -> dict[str, float | None]:
     """Pixel and component figures of a test set."""
-    pairs = find_pairs(place / "images", place / "masks")
+    pairs = pair_folders(place / "images", place / "masks")
     if quick:
         pairs = pairs[:: max(1, len(pairs) // 3)]
     metrics, scores, masks = PixelMetrics(), [], []
@@ -145,7 +145,7 @@ def _test(score: Score, place: Path, quick: bool) -> dict[str, float | None]:
 def _milliseconds(score: Score, place: Path, quick: bool) -> float:
     """Median time of a frame on ``THREADS`` threads."""
     torch.set_num_threads(THREADS)
-    pairs = find_pairs(place / "images", place / "masks")[: WARM_UP + (1 if quick else TIMED)]
+    pairs = pair_folders(place / "images", place / "masks")[: WARM_UP + (1 if quick else TIMED)]
     times = []
     for pair in pairs:
         image = read_image(pair.image)
