@@ -161,4 +161,4 @@ def _latency(tally: Tally) -> bytes:
         axis.axvline(value, color=pages.LINE, linestyle=style, linewidth=1, label=f"p{share} {value:.1f} ms")
     axis.set(xlabel="milliseconds from message to finding", ylabel="frames")
     axis.legend(frameon=False)
-    return _png(figure)
+    return pages.png(figure)
