@@ -118,9 +118,7 @@ class Recording:
         for name, kind, what in ((camera.depth, _IMAGE, "depth"), (camera.camera_info, _INFO, "camera info")):
             if name is not None and kinds.get(name) != kind:
                 there = ", ".join(sorted(topic for topic, found in kinds.items() if found == kind)) or "none"
-                raise FlowclasError(
-                    f"bag {self.path} has no {what} topic {name} ({kind}); of that type it has: {there}"
-                )
+                raise FlowclasError(f"bag {self.path} has no {what} topic {name} ({kind}); it has: {there}")
         image = self._images[camera][0].topic
         beside = [name for name in _camera_infos(image) if kinds.get(name) == _INFO]
         info = camera.camera_info or next(iter(beside), None)
