@@ -22,7 +22,7 @@ img{max-width:100%;display:block}.figures{display:flex;flex-wrap:wrap;gap:12px;m
 .figure{background:#fff;border:1px solid #e4e4e7;border-radius:6px;padding:10px 14px;min-width:120px}
 .figure b{display:block;font-size:20px}.figure span{color:#52525b;font-size:13px}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:12px}
-.pairs{grid-template-columns:1fr 1fr}figure{margin:0}figcaption{font-size:13px;color:#3f3f46}
+.sheet img{width:100%}.pairs{grid-template-columns:1fr 1fr}figure{margin:0}figcaption{font-size:13px;color:#3f3f46}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 td,th{text-align:left;padding:3px 12px 3px 0;border-bottom:1px solid #e4e4e7;vertical-align:top;overflow-wrap:anywhere}
 th{font-weight:600}.worse,.failed{color:#b91c1c;font-weight:600}.better,.met{color:#15803d;font-weight:600}

@@ -160,5 +160,6 @@ def _latency(tally: Tally) -> bytes:
         value = float(np.percentile(milliseconds, share))
         axis.axvline(value, color=pages.LINE, linestyle=style, linewidth=1, label=f"p{share} {value:.1f} ms")
     axis.set(xlabel="milliseconds from message to finding", ylabel="frames")
-    axis.legend(frameon=False)
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
     return pages.png(figure)
