@@ -42,8 +42,9 @@ def _headless() -> bool:
 
 
 def _trouble(error: Exception) -> str:
-    kind = os.environ.get("MUJOCO_GL", "its own choice")
-    return f"MuJoCo cannot render with MUJOCO_GL={kind} ({error or type(error).__name__}): {_HOW}"
+    kind = os.environ.get("MUJOCO_GL", "")  # empty where mujoco was imported before `load` could choose
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"MuJoCo cannot render with MUJOCO_GL='{kind}' ({reason}): set it to egl or osmesa; {_HOW}"
 
 
 class Renderer:

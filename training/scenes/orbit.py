@@ -62,7 +62,7 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
 
 
 def _modules(world: World, rng: np.random.Generator, side: float) -> float:
-    """Modules end to end along x, some with one more to the `side`, -1 or 1. Returns the length of the row, metres."""
+    """Modules end to end along x, some with one more to the `side`, -1 or 1. Returns the row's length in metres."""
     count = int(rng.integers(2, 4))
     lengths = rng.uniform(4.5, 7.5, count)
     x = -float(lengths.sum() + 1.2 * (count - 1)) / 2

@@ -47,7 +47,7 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
         near=0.3,
         far=600.0,
         lights_follow=True,
-        exposure=float(rng.uniform(0.92, 1.12) * (1 - 0.22 * light.dusk)),
+        exposure=float(rng.uniform(0.92, 1.12) * (1 + 0.1 * light.dusk)),
         noise=1.0 + 1.2 * light.dusk,
         haze=(light.horizon * 0.9 + light.ambient * 0.1, float(rng.uniform(140, 500))),
         occlusion=0.75,
