@@ -34,10 +34,9 @@ def corrupt(image: Image, name: str, severity: int, seed: int | Sequence[int] = 
     """
     check_corruptions([name], [severity])
     seeds = [seed] if isinstance(seed, int) else list(seed)
-    rng = np.random.default_rng(
-        [*seeds, zlib.crc32(name.encode())]
-    )  # the severities of a seed differ in strength alone
-    changed = CORRUPTIONS[name](image.astype(np.float32) / 255, severity - 1, rng)
+    # without the severity, so that those of a seed differ in strength alone
+    rng = np.random.default_rng([*seeds, zlib.crc32(name.encode())])
+    changed = CORRUPTIONS[name]((image / 255).astype(np.float32), severity - 1, rng)
     return np.rint(np.clip(changed, 0, 1) * 255).astype(np.uint8)
 
 
@@ -106,8 +105,8 @@ def _snow(image: Float, level: int, rng: np.random.Generator) -> Float:
     for diameter, share in ((0.004, 0.006), (0.008, 0.003), (0.016, 0.0012)):
         pixels = max(1, round(diameter * min(image.shape[:2])))
         flakes = _dots(image.shape[:2], share * (0.6, 1, 1.6, 2.4, 3.4)[level] / pixels, pixels, rng)
-        flakes = cv2.GaussianBlur(_along(flakes, 1.2 * diameter, angle), (0, 0), 0.35 * pixels + 0.3)
-        layer = np.maximum(layer, flakes / max(float(flakes.max()), 1e-6))
+        blurred = cv2.GaussianBlur(_along(flakes, 1.2 * diameter, angle), (0, 0), 0.35 * pixels + 0.3)
+        layer = np.maximum(layer, (blurred / max(float(blurred.max()), 1e-6)).astype(np.float32))
     opacity = np.clip(1.6 * layer, 0, 0.92)[..., None]
     return hazy * (1 - opacity) + np.float32(0.97) * opacity
 
@@ -133,9 +132,9 @@ def _frost(image: Float, level: int, rng: np.random.Generator) -> Float:
     ice = 0.6 * ridges + 0.7 * border - (0.98, 0.86, 0.74, 0.64, 0.54)[level]
     ice = np.clip(2.2 * ice, 0, 0.9)[..., None]
     behind = cv2.GaussianBlur(image, (0, 0), 0.012 * min(height, width))
-    crystals = np.float32((0.8, 0.87, 0.93)) * (0.75 + 0.4 * (ridges**4)[..., None])
+    crystals = np.array((0.8, 0.87, 0.93), np.float32) * (0.75 + 0.4 * (ridges**4)[..., None])
     behind = behind * 0.55 + crystals * 0.45
-    return image * (1 - ice) + behind * ice
+    return np.asarray(image * (1 - ice) + behind * ice, np.float32)
 
 
 def _night(image: Float, level: int, rng: np.random.Generator) -> Float:
@@ -143,7 +142,7 @@ def _night(image: Float, level: int, rng: np.random.Generator) -> Float:
     stops = (1.5, 2.2, 2.9, 3.6, 4.3)[level]
     light = image**_GAMMA
     grey = light.mean(axis=2, keepdims=True)
-    light = (0.6 * light + 0.4 * grey) * np.float32((0.85, 0.95, 1.2)) * np.float32(2**-stops)
+    light = (0.6 * light + 0.4 * grey) * np.array((0.85, 0.95, 1.2), np.float32) * np.float32(2**-stops)
     photons = (4000, 2800, 2000, 1400, 1000)[level]
     noise = rng.standard_normal(image.shape, np.float32)
     light = light + noise * np.sqrt(light / photons + (0.6 / photons) ** 2 * 9)
@@ -179,17 +178,16 @@ def _exposure(image: Float, level: int, rng: np.random.Generator) -> Float:
 def _jpeg(image: Float, level: int, rng: np.random.Generator) -> Float:
     """Coded at the qualities of ImageNet-C."""
     quality = (25, 18, 15, 10, 7)[level]
-    coded = cv2.imencode(".jpg", np.rint(image[..., ::-1] * 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])[
-        1
-    ]
-    return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
+    pixels = np.rint(image[..., ::-1] * 255).astype(np.uint8)
+    _, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.float32)[..., ::-1] / np.float32(255)
 
 
 # ------------------------------------------------------------------------------------------------ what they share
 
 
 def _haze(image: Float, transmission: Float | np.float32, airlight: tuple[float, float, float]) -> Float:
-    return image * transmission + np.float32(airlight) * (1 - transmission)
+    return image * transmission + np.array(airlight, np.float32) * (1 - transmission)
 
 
 def _banks(image: Float, transmission: float, rng: np.random.Generator) -> Float:
@@ -225,8 +223,8 @@ def _along(image: Float, share: float, angle: float) -> Float:
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     step = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))]) * reach
     centre = np.array([reach, reach])
-    ends = [tuple(np.rint(centre + sign * step).astype(int).tolist()) for sign in (-1, 1)]
-    cv2.line(kernel, *ends, 1.0, 1, cv2.LINE_AA)
+    first, last = (np.rint(centre + sign * step).astype(int).tolist() for sign in (-1, 1))
+    cv2.line(kernel, first, last, (1.0,), 1, cv2.LINE_AA)
     return np.asarray(cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT), np.float32)
 
 

@@ -108,9 +108,9 @@ def _box_and_text(header: Any, hazard: TrackedHazard, location: Any, make: Make)
     low, high = (edge.astype(float) for edge in (xyz.min(axis=1), xyz.max(axis=1)))
     centre = (low + high) / 2  # not the position, which is the median and lies off the middle
     red, green, blue = HELD if hazard.missed or hazard.location_missed else SEEN
-    box = {"ns": "box", "type": CUBE, "at": centre, "scale": np.maximum(high - low, THINNEST)}
+    box: dict[str, Any] = {"ns": "box", "type": CUBE, "at": centre, "scale": np.maximum(high - low, THINNEST)}
     above = np.array([centre[0], low[1] - TEXT_HEIGHT, centre[2]])  # y points down
-    text = {"ns": "text", "type": TEXT_VIEW_FACING, "at": above, "scale": (0, 0, TEXT_HEIGHT)}
+    text: dict[str, Any] = {"ns": "text", "type": TEXT_VIEW_FACING, "at": above, "scale": (0, 0, TEXT_HEIGHT)}
     said = f"#{hazard.id}  {hazard.region.peak:.2f}  {location.nearest_range:.1f} m"
     return [
         _marker(header, hazard.id, make, rgba=(red, green, blue, 0.4), text="", **box),

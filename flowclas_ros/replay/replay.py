@@ -27,7 +27,7 @@ _SHOWN = ("frames", "broken_frames", "hazard_frames", "peak_max", "latency_p50_m
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options, beside those that name the checkpoint and the device."""
-    several = {"action": "append", "default": [], "metavar": "TOPIC"}
+    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "TOPIC"}
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2, .mcap, .db3, .bag, or a folder")
     parser.add_argument("--output", required=True, type=Path, help="folder; with several bags a sub-folder each")
     parser.add_argument("--workers", type=int, default=1, help="processes over several bags (default: %(default)s)")

@@ -50,7 +50,10 @@ class World:
         visual.quality.shadowsize = shadow
         visual.map.shadowclip = 1.0
         visual.headlight.active = 0
-        self._seed, self._looks, self._meshes, self._fixed = seed, {}, {}, {}
+        self._seed = seed
+        self._looks: dict[Any, Any] = {}
+        self._meshes: dict[Any, Any] = {}
+        self._fixed: dict[Any, Any] = {}
 
     def fixed(self, parts: Parts) -> None:
         """Geometry that never moves."""
@@ -69,7 +72,7 @@ class World:
 
     def light(
         self,
-        direction: Sequence[float],
+        direction: Sequence[float] | np.ndarray,
         colour: Any,
         *,
         ambient: Any = (0, 0, 0),
