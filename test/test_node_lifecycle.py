@@ -52,7 +52,7 @@ def graph(tmp_path_factory):
     with detector_graph(
         tmp_path_factory.mktemp("log"),
         *names,
-        *options(device="cpu", max_age=0.0),
+        *options(device="cpu", max_age=0.0, stale_after=30.0),
         awaited="unconfigured",
         listened=(*OUTPUTS, "state"),
         target="/robot/eyes",
@@ -149,7 +149,7 @@ def test_a_parameter_read_at_configure_is_refused_while_configured(peer, models)
     start(peer, models.small)
     result = peer.set("transport", "compressed")
     assert not result.successful and "transport takes effect when the node configures" in result.reason
-    assert peer.set("stale_after", 2.0).successful
+    assert peer.set("stale_after", 20.0).successful
 
 
 def test_fast_input_into_a_slow_model_keeps_the_newest_frame_and_counts_the_rest(peer, models):

@@ -162,12 +162,13 @@ def _through_opencv(message: ImageLike) -> np.ndarray:
 
     size, conversion = OPENCV_ENCODINGS[message.encoding]
     check_layout(message, size)
-    if message.encoding.startswith("bayer"):
-        grey = np.ndarray((message.height, message.width), np.uint8, message.data, strides=(message.step, 1))
-        raw = _high_bytes(message) if size == 2 else grey
+    height, width, step = message.height, message.width, message.step
+    if not message.encoding.startswith("bayer"):
+        raw: np.ndarray = np.ndarray((height, width, 2), np.uint8, message.data, strides=(step, 2, 1))
+    elif size == 2:
+        raw = _high_bytes(message)
     else:
-        shape = (message.height, message.width, 2)
-        raw = np.ndarray(shape, np.uint8, message.data, strides=(message.step, 2, 1))
+        raw = np.ndarray((height, width), np.uint8, message.data, strides=(step, 1))
     try:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(raw), getattr(cv2, conversion)), np.uint8)
     except cv2.error as error:
