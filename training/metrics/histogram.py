@@ -43,7 +43,7 @@ class Histogram:
         positions = self._positions(anomaly)
         self._counts[1] += np.bincount(positions, minlength=BINS)
         if weights is not None:
-            added = np.asarray(np.bincount(positions, weights, minlength=BINS), np.float64)
+            added = np.bincount(positions, weights, minlength=BINS).astype(np.float64, copy=False)
             self._weights = added if self._weights is None else self._weights + added
 
     def sizes(self) -> tuple[int, int]:
