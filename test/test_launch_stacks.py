@@ -63,7 +63,7 @@ def send_until(peer, send, condition, what):
     peer.until(sent, what)
 
 
-@launch_pytest.fixture(scope="module")
+@launch_pytest.fixture
 def two_cameras(tmp_path_factory):
     return description(
         tmp_path_factory.mktemp("model"), "multi_camera", cameras="front,left", image_topic="/{camera}/image_raw"
@@ -88,7 +88,7 @@ def test_each_camera_of_the_launched_detector_is_answered():
         peer.close()
 
 
-@launch_pytest.fixture(scope="module")
+@launch_pytest.fixture
 def for_autoware(tmp_path_factory):
     return description(tmp_path_factory.mktemp("model"), "autoware", image_topic="/cam/image", depth_topic="/cam/depth")
 
@@ -122,7 +122,7 @@ def test_hazard_points_come_in_autowares_layout():
         peer.close()
 
 
-@launch_pytest.fixture(scope="module")
+@launch_pytest.fixture
 def for_servo(tmp_path_factory):
     return description(
         tmp_path_factory.mktemp("model"), "servo_guard", image_topic="/cam/image", pause_service="/pause"
