@@ -13,12 +13,12 @@ RUN := $(VENV)/bin/python
 # ROS 2 comes from the distribution that is sourced, seen through the system's site-packages, or else from PyPI.
 ifdef ROS_DISTRO
 VENV_FLAGS := --system-site-packages
-REQUIREMENTS := ".[training,bags,sim,dev]"
+REQUIREMENTS := ".[training,label,bags,sim,dev]"
 # The distribution's cv_bridge was compiled for NumPy 1 and OpenCV 4, its launch_pytest wants a pytest below 8.4.
 REQUIREMENTS += "numpy<2" "opencv-python-headless<5" "pytest<8.4"
 else
 VENV_FLAGS :=
-REQUIREMENTS := ".[training,bags,sim,ros,dev]"
+REQUIREMENTS := ".[training,label,bags,sim,ros,dev]"
 endif
 
 # Large images over DDS, and page faults spared on them (README); what the user has set stays.

@@ -66,17 +66,20 @@ setup(
             "jsonargparse[signatures]>=4.40",
             "torchmetrics>=1.6",
             "pycocotools>=2.0.8",
+            "h5py>=3.11",  # scores for the SegmentMeIfYouCan toolkit
             "tensorboard>=2.18",
             "matplotlib>=3.9",
             "PyYAML>=6.0",
         ],
+        "label": ["peft>=0.15"],  # low-rank updates of the backbone, in fitting only
+        "rivals": ["anomalib>=2.7"],  # benchmarks/rivals.py; in an environment of its own, as it caps jsonargparse
         "bags": ["rosbags>=0.10.9", "matplotlib>=3.9", "PyYAML>=6.0"],
         "sim": ["mujoco>=3.3.3"],  # rendered scenes; MuJoCo brings PyOpenGL
         "ros": [wheel + ON_LINUX_X86_64 for wheel in ROS_WHEELS],
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
-            "scikit-learn>=1.5",  # the reference that our metrics are held against
+            "scikit-learn>=1.5",  # brings scipy; the reference that our metrics are held against
             "setuptools>=70.1",  # builds the wheel that the tests look into
             "ruff>=0.9",
             "mypy>=1.14",

@@ -19,14 +19,19 @@ _HANDED_ON = {
     "distill": ("flowclas_ros.training.distill", "teach a small backbone the features of a large one"),
     "demo": ("flowclas_ros.node.demo", "run the detector in a live ROS 2 graph for a while"),
 }
-# Commands parsed here: module with add_arguments(parser) and run(arguments), and their help.
-_OWN = {
+# Commands parsed here: module with add_arguments(parser) and run(arguments), and their help. These take a model's
+# options as well;
+_WITH_MODEL = {
     "evaluate": ("flowclas_ros.training.evaluate", "AUPRC, AUROC and FPR95 on labelled images"),
     "predict": ("flowclas_ros.replay.predict", "score, heat, mask and overlay of an image, folder, video or bag"),
     "replay": ("flowclas_ros.replay.replay", "recorded bags to an annotated bag, metrics, a report and a verdict"),
+}
+# these do not.
+_WITHOUT_MODEL = {
+    "compare": ("flowclas_ros.replay.compare", "two replays of the same bags: which is better, and where they differ"),
     "simulate": ("flowclas_ros.replay.simulate", "a rendered scene with ground truth, as a bag or a folder"),
 }
-_WITHOUT_MODEL = {"simulate"}  # of those, the commands that take no --checkpoint and what goes with it
+_OWN = {**_WITH_MODEL, **_WITHOUT_MODEL}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +79,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, (_, help_text) in sorted({**_HANDED_ON, **_OWN}.items()):
         command = commands.add_parser(name, help=help_text, description=help_text)
         if name == chosen and name in _OWN:
-            if name not in _WITHOUT_MODEL:
+            if name in _WITH_MODEL:
                 _add_model_arguments(command)
             importlib.import_module(_OWN[name][0]).add_arguments(command)
     return parser

@@ -7,8 +7,10 @@ domain of its own and the package's FastDDS profile.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,14 +41,18 @@ def picture(seed: int = 0, anomaly: bool = False) -> np.ndarray:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def make_checkpoint(path: Path, short_side: int | None = None) -> Path:
+def make_checkpoint(path: Path, short_side: int | None = None, drift: bool = False) -> Path:
     """A small FlowCLAS on a random MobileNetV2, embedded, whitened and calibrated on pictures without an anomaly.
 
-    `short_side`: pixels; a large one makes the model slow, since every frame is enlarged to it.
+    `short_side`: pixels; a large one makes the model slow, since every frame is enlarged to it. `drift`: the
+    calibration tells drift too, by 20 pictures of seeds from 100 on.
     """
+    import dataclasses
+
     import torch
 
     from flowclas_ros.detection.calibration import Calibration
+    from flowclas_ros.detection.drift import DriftReference, sample
     from flowclas_ros.model.backbone import BackboneConfig
     from flowclas_ros.model.checkpoint import save_checkpoint
     from flowclas_ros.model.flow import FlowConfig
@@ -60,10 +66,17 @@ def make_checkpoint(path: Path, short_side: int | None = None) -> Path:
         short_side=short_side,
     )
     model = FlowCLAS(config).eval()
-    scenes = [torch.from_numpy(picture(seed)).permute(2, 0, 1)[None].float() / 255 for seed in range(12)]
+
+    def tensor(seed: int) -> torch.Tensor:
+        return torch.from_numpy(picture(seed)).permute(2, 0, 1)[None].float() / 255
+
+    scenes = [tensor(seed) for seed in range(12)]
     with torch.no_grad():
         model.flow.initialise([(model.features(scene), None) for scene in scenes[: 2 if short_side else 8]])
         calibration = Calibration.fit(model(scene).numpy() for scene in scenes[-2 if short_side else -4 :])
+        if drift:
+            samples = [[sample(model(tensor(seed))[0].numpy())] for seed in range(100, 120)]
+            calibration = dataclasses.replace(calibration, drift=DriftReference.fit(samples))
     save_checkpoint(path, model, calibration=calibration.to_dict(), provenance={"made by": "test"}, embed_backbone=True)
     return path
 
@@ -126,10 +139,9 @@ class Peer:
     def listen(self, *names: str) -> None:
         """Collect the detector's `~/name` topics under their names, and /diagnostics under its own."""
         from diagnostic_msgs.msg import DiagnosticArray
+        from flowclas_ros.msg import DetectorState, HazardArray
         from sensor_msgs.msg import CameraInfo, Image, PointCloud2
         from visualization_msgs.msg import MarkerArray
-
-        from flowclas_ros.msg import DetectorState, HazardArray
 
         kinds = {
             "state": DetectorState,
@@ -144,6 +156,12 @@ class Peer:
             topic = name if name.startswith("/") else f"{self.target}/{name}"
             self.got[name] = []
             self.node.create_subscription(kind, topic, self.got[name].append, 50)
+
+    def forget(self) -> Peer:
+        """Drop what was collected so far; self, for the test that begins."""
+        for messages in self.got.values():
+            messages.clear()
+        return self
 
     def until(self, condition: Callable[[], Any], what: str, timeout: float = ANSWER_TIMEOUT) -> Any:
         """Spin until `condition()` is truthy and return it; AssertionError naming `what` after `timeout` seconds."""
@@ -254,3 +272,25 @@ class Peer:
         """The newest state if it has this level and text."""
         states = self.got["state"]
         return states[-1] if states and states[-1].level == level and containing in states[-1].message else None
+
+
+@contextmanager
+def detector_graph(
+    folder: Path, *arguments: str, awaited: str = "active", listened: tuple[str, ...], **peer: str
+) -> Iterator[SimpleNamespace]:
+    """A detector process in the lifecycle state `awaited`, and a Peer(**peer) that listens to it: .detector and .peer.
+
+    Its log is in `folder`. AssertionError when it does not end well.
+    """
+    detector = DetectorProcess(folder / "detector.log", *arguments)
+    beside = Peer(**peer)
+    try:
+        beside.listen(*listened)
+        beside.until(lambda: beside.state() == awaited, f"state {awaited}, log: {detector.log}", LOAD_TIMEOUT)
+        if awaited == "active":
+            beside.connected(*(name for name in listened if not name.startswith("/")))
+        yield SimpleNamespace(peer=beside, detector=detector)
+        assert detector.stop() == 0, detector.text
+    finally:
+        beside.close()
+        detector.stop()

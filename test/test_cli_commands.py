@@ -124,8 +124,37 @@ def test_evaluate_writes_pooled_figures_counts_provenance_rows_and_a_sheet(capsy
     assert len(written["provenance"]["checkpoint_sha256"]) == 64
     assert {"torch", "flowclas_ros"} <= set(written["provenance"]["versions"])
     assert f"{written['auprc']:.4f}" in out
+    assert written["track"] == "label-free" and out.startswith("label-free track")
     assert read_image(data / "f_sheet.png").shape[1] > 900
-    assert [name for name in files_below(data) if "/" not in name] == ["f.json", "f_sheet.png"]
+    assert [name for name in files_below(data) if "/" not in name] == ["f.json", "f_curves.png", "f_sheet.png"]
+    assert read_image(data / "f_curves.png").shape[1] > 900
+    assert 0 < written["f1_max"] <= 1 and 0 < written["aupro"] < 1
+    assert written["components"]["frames"] == 4 and written["components"]["threshold"] == written["f1_threshold"]
+    assert written["mean_per_image"]["auprc"] == pytest.approx(
+        np.mean([r["auprc"] for r in written["per_image"]]), abs=1e-4
+    )
+
+
+def test_evaluate_sets_clear_against_adverse_by_corruption_with_a_plot_and_a_sheet(capsys, data, checkpoint):
+    code, out, _ = run(capsys, *evaluate(data, checkpoint, "--corruptions", "fog", "noise", "--severity", 5))
+    assert code == 0
+    result = json.loads((data / "f.json").read_text())
+    adverse = result["corruptions"]
+    assert adverse["severity"] == 5
+    assert list(adverse["by_corruption"]) == ["fog", "noise"]
+    assert adverse["clear"]["auprc"] == result["auprc"]
+    for figures in (adverse["adverse"], *adverse["by_corruption"].values()):
+        assert figures["auprc_lost"] == pytest.approx(1 - figures["auprc"] / result["auprc"], abs=1e-4)
+    assert adverse["by_corruption"]["fog"]["auroc"] != adverse["by_corruption"]["noise"]["auroc"]
+    assert "lost" in out
+    for name in ("f_corruptions.png", "f_corruptions_sheet.png"):
+        assert read_image(data / name).std() > 10  # a picture of something
+
+
+def test_evaluate_names_an_unknown_corruption_and_those_there_are(capsys, data, checkpoint):
+    code, _, err = run(capsys, *evaluate(data, checkpoint, "--corruptions", "hail"))
+    assert code == 2
+    assert "'hail' is unknown; known: rain, fog" in error_line(err)
 
 
 def test_evaluate_names_a_mask_of_another_size_with_both_sizes(capsys, data, checkpoint):

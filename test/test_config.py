@@ -110,7 +110,8 @@ def test_written_out_it_reads_back_equal(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_the_shipped_configurations_load(path, monkeypatch):
-    monkeypatch.setenv("FLOWCLAS_KIT", "/kit")
+    for name in ("FLOWCLAS_KIT", "CITYSCAPES", "COCO", "ALLO"):
+        monkeypatch.setenv(name, f"/data/{name}")
     load_config(path)
 
 

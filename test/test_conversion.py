@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flowclas_ros.node.conversion import BrokenImageError, to_message, to_rgb
+from flowclas_ros.node.conversion import OPENCV_ENCODINGS, BrokenImageError, to_message, to_rgb
 
 HEIGHT, WIDTH = 5, 7
 
@@ -91,16 +91,70 @@ def test_a_message_that_contradicts_itself_is_refused(change, words):
 
 @pytest.mark.skipif(importlib.util.find_spec("cv_bridge") is not None, reason="cv_bridge is installed here")
 def test_another_encoding_names_cv_bridge_when_it_is_absent():
-    frame = message(np.zeros((4, 4, 2), np.uint8), "yuv422_yuy2")
+    frame = message(np.zeros((4, 4, 3), np.uint16), "rgb16")
     with pytest.raises(BrokenImageError) as caught:
         to_rgb(frame)
-    assert str(caught.value) == "encoding 'yuv422_yuy2' needs cv_bridge (apt install ros-$ROS_DISTRO-cv-bridge)"
+    assert str(caught.value) == "encoding 'rgb16' needs cv_bridge (apt install ros-$ROS_DISTRO-cv-bridge)"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cv_bridge") is None, reason="cv_bridge is not installed")
 def test_another_encoding_goes_through_cv_bridge():
-    flat = np.full((8, 8), 128, np.uint8)
-    assert np.ptp(to_rgb(message(flat, "bayer_rggb8"))[2:-2, 2:-2]) == 0
+    rgb = colour()
+    np.testing.assert_allclose(to_rgb(message(rgb.astype(np.uint16) * 257, "bgr16")), rgb[..., ::-1], atol=1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cv_bridge") is None, reason="cv_bridge is not installed")
+@pytest.mark.parametrize("encoding", [name for name in OPENCV_ENCODINGS if name.endswith("8") or "yuv422" in name])
+def test_bayer_and_yuv_are_what_cv_bridge_makes_of_them(encoding):
+    from cv_bridge import CvBridge
+    from sensor_msgs.msg import Image
+
+    frame = message(raw_picture(encoding), encoding)
+    as_ros = Image(**{name: value for name, value in vars(frame).items()})
+    np.testing.assert_array_equal(to_rgb(frame), CvBridge().imgmsg_to_cv2(as_ros, "rgb8"))
+
+
+def raw_picture(encoding):
+    """Any bytes are a picture in Bayer and YUV encodings. The width is even, which YUV wants."""
+    raw = np.random.default_rng(2).integers(0, 256, (HEIGHT + 1, WIDTH + 1, 2), dtype=np.uint8)
+    if encoding.startswith("bayer"):
+        return raw[..., 0].astype(np.uint16) * 256 + raw[..., 1] if encoding.endswith("16") else raw[..., 0]
+    return raw
+
+
+@pytest.mark.parametrize("bigendian", [False, True])
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("encoding", OPENCV_ENCODINGS)
+def test_bayer_and_yuv_give_the_picture(encoding, padding, bigendian):
+    import cv2
+
+    raw = raw_picture(encoding)
+    code = {
+        "bayer_rggb": "COLOR_BayerRGGB2RGB",
+        "bayer_bggr": "COLOR_BayerBGGR2RGB",
+        "bayer_gbrg": "COLOR_BayerGBRG2RGB",
+        "bayer_grbg": "COLOR_BayerGRBG2RGB",
+        "yuv422": "COLOR_YUV2RGB_UYVY",
+        "uyvy": "COLOR_YUV2RGB_UYVY",
+        "yuv422_yuy2": "COLOR_YUV2RGB_YUYV",
+        "yuyv": "COLOR_YUV2RGB_YUYV",
+    }[encoding.removesuffix("16").removesuffix("8")]
+    eight_bit = (raw >> 8).astype(np.uint8) if encoding.endswith("16") else raw
+    result = to_rgb(message(raw, encoding, padding, bigendian))
+    np.testing.assert_array_equal(result, cv2.cvtColor(np.ascontiguousarray(eight_bit), getattr(cv2, code)))
+
+
+def test_a_bayer_pixel_lies_where_its_pattern_says():
+    red = np.zeros((6, 8), np.uint8)
+    red[::2, ::2] = 200  # rggb: the first pixel of every other row
+    inside = to_rgb(message(red, "bayer_rggb8"))[2:-2, 2:-2]
+    np.testing.assert_array_equal(np.unique(inside[..., 0]), [200])
+    assert not inside[..., 1:].any()
+
+
+def test_yuv_of_an_odd_width_is_refused():
+    with pytest.raises(BrokenImageError, match="image of 7x5 pixels cannot be 'yuyv'"):
+        to_rgb(message(np.zeros((HEIGHT, WIDTH, 2), np.uint8), "yuyv"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(file.stem for file in (ROOT / "msg").glob("*.msg"))
+SERVICES = sorted(file.stem for file in (ROOT / "srv").glob("*.srv"))
 
 messages = pytest.importorskip("flowclas_ros.msg", reason="messages not built: make messages, or colcon build")
 
@@ -28,11 +29,13 @@ def filled(message: Any) -> Any:
     return message
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *(f"{name}.{part}" for name in SERVICES for part in ("Request", "Response"))])
 def test_message_survives_serialization(name: str) -> None:
     from rclpy.serialization import deserialize_message, serialize_message
 
-    kind = getattr(messages, name)
+    service, _, part = name.partition(".")
+    kind = getattr(importlib.import_module("flowclas_ros.srv") if part else messages, service)
+    kind = getattr(kind, part) if part else kind
     message = filled(kind())
     assert message != kind()
     assert deserialize_message(serialize_message(message), kind) == message

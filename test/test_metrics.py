@@ -1,11 +1,14 @@
 """Pixel metrics against scikit-learn, exact and streaming."""
 
+import itertools
+
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.metrics import PixelMetrics, PixelResult
+from flowclas_ros.training.metrics import ImageMetrics, PixelMetrics, PixelResult
 
 EXACT, STREAMING = 1e-6, 1e-4
 
@@ -21,36 +24,142 @@ def make(seed: int, *, share: float = 0.05, decimals: int | None = None) -> list
     return pairs
 
 
-def reference(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
+def reference(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float, float]:
     score = np.concatenate([score[mask != 255] for score, mask in pairs])
     label = np.concatenate([mask[mask != 255] for _, mask in pairs])
     fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
-    return average_precision_score(label, score), roc_auc_score(label, score), fpr[np.argmax(tpr >= 0.95)]
+    precision, recall, _ = precision_recall_curve(label, score)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+    return average_precision_score(label, score), roc_auc_score(label, score), fpr[np.argmax(tpr >= 0.95)], f1
 
 
-def measure(pairs: list[tuple[np.ndarray, np.ndarray]], *, streaming: bool) -> PixelResult:
-    metrics = PixelMetrics(streaming=streaming)
+def reference_aupro(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """A ROC in which the pixels of every region together weigh as much as those of any other, up to an FPR of 0.3."""
+    scores, labels, weights = [], [], []
+    for score, mask in pairs:
+        regions, _ = ndimage.label(mask == 1, np.ones((3, 3)))
+        size = np.bincount(regions.ravel())[regions]
+        inside = mask != 255
+        scores.append(score[inside])
+        labels.append(mask[inside])
+        weights.append(np.where(mask == 1, 1 / size, 1.0)[inside])
+    fpr, tpr, _ = roc_curve(*map(np.concatenate, (labels, scores)), sample_weight=np.concatenate(weights),
+                            drop_intermediate=False)  # fmt: skip
+    x = np.append(fpr[fpr < 0.3], 0.3)
+    y = np.append(tpr[fpr < 0.3], np.interp(0.3, fpr, tpr))
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2)) / 0.3
+
+
+def measure(pairs: list[tuple[np.ndarray, np.ndarray]], *, streaming: bool, regions: bool = False) -> PixelResult:
+    metrics = PixelMetrics(streaming=streaming, regions=regions)
     for score, mask in pairs:
         metrics.update(score, mask)
     return metrics.compute()
 
 
+def figures(result: PixelResult) -> tuple[float, float, float, float]:
+    return result.auprc, result.auroc, result.fpr95, result.f1_max
+
+
+BOTH = pytest.mark.parametrize(("streaming", "tolerance"), [(False, EXACT), (True, STREAMING)], ids=["exact", "stream"])
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("decimals", [None, 1, 0], ids=["fine", "ties", "heavy ties"])
-@pytest.mark.parametrize(("streaming", "tolerance"), [(False, EXACT), (True, STREAMING)], ids=["exact", "streaming"])
+@BOTH
 def test_figures_agree_with_scikit_learn(seed, decimals, streaming, tolerance):
     pairs = make(seed, decimals=decimals)
     result = measure(pairs, streaming=streaming)
-    assert (result.auprc, result.auroc, result.fpr95) == pytest.approx(reference(pairs), abs=tolerance)
+    assert figures(result) == pytest.approx(reference(pairs), abs=tolerance)
+
+
+@pytest.mark.parametrize("decimals", [None, 0], ids=["fine", "heavy ties"])
+@BOTH
+def test_per_region_overlap_agrees_with_a_weighted_roc(decimals, streaming, tolerance):
+    pairs = []
+    for score, mask in make(7, decimals=decimals):
+        blobs = ndimage.gaussian_filter(np.random.default_rng(int(mask.sum())).normal(size=mask.shape), 3) > 0.12
+        pairs.append((score + np.float32(2) * blobs, np.where(mask == 255, 255, blobs).astype(np.uint8)))
+    result = measure(pairs, streaming=streaming, regions=True)
+    assert result.aupro == pytest.approx(reference_aupro(pairs), abs=tolerance)
+    assert measure(pairs, streaming=streaming).aupro is None
 
 
 @pytest.mark.parametrize("offset", [0.0, -300.0, 1e6])
-def test_streaming_follows_a_range_that_grows_both_ways_far_beyond_the_first_image(offset):
+@pytest.mark.parametrize("order", [1, -1], ids=["narrow first", "wide first"])
+def test_streaming_follows_images_whose_scores_lie_far_from_those_of_the_first(offset, order):
     pairs = [(score * scale + shift + offset, mask) for (score, mask), scale, shift in
              zip(make(3), (0.01, 1.0, 3.0, 10.0, 1.0), (0.0, 0.0, -20.0, 15.0, 2.0), strict=True)]  # fmt: skip
-    pairs = [(score.astype(np.float32), mask) for score, mask in pairs]
-    result = measure(pairs, streaming=True)
-    assert (result.auprc, result.auroc, result.fpr95) == pytest.approx(reference(pairs), abs=10 * STREAMING)
+    pairs = [(score.astype(np.float32), mask) for score, mask in pairs][::order]
+    assert figures(measure(pairs, streaming=True)) == pytest.approx(reference(pairs), abs=STREAMING)
+
+
+@pytest.mark.parametrize("extremes", [(1e6,), (-1e9, 1e4), (1e36, -1e36, 1e30, 1e-30)])
+@pytest.mark.parametrize("first", [True, False], ids=["in the first image", "in the last image"])
+@BOTH
+def test_a_few_extreme_scores_cost_no_resolution(extremes, first, streaming, tolerance):
+    pairs = make(5)
+    score, _ = pairs[0 if first else -1]
+    for at, value in zip(range(0, 400, 7), itertools.cycle(extremes), strict=False):
+        score[at % 160, at % 97] = value
+    result = measure(pairs, streaming=streaming)
+    assert figures(result) == pytest.approx(reference(pairs), abs=tolerance)
+
+
+@pytest.mark.parametrize("start", [0.0, 7.25])
+def test_a_constant_first_image_does_not_spoil_the_rest(start):
+    mask = np.zeros((8, 8), np.uint8)
+    pairs = [(np.full((8, 8), start, np.float32), mask), *make(6)]
+    assert figures(measure(pairs, streaming=True)) == pytest.approx(reference(pairs), abs=STREAMING)
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_threshold_of_the_best_f1_gives_that_f1(decimals, streaming):
+    pairs = make(9, decimals=decimals)
+    result = measure(pairs, streaming=streaming)
+    found = np.concatenate([score[mask != 255] >= np.float32(result.f1_threshold) for score, mask in pairs])
+    label = np.concatenate([mask[mask != 255] for _, mask in pairs])
+    f1 = 2 * (found & (label == 1)).sum() / (found.sum() + (label == 1).sum())
+    assert f1 == pytest.approx(result.f1_max, abs=STREAMING if streaming else EXACT)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_curves_run_through_points_of_the_reference_curve(streaming):
+    pairs = make(1)
+    metrics = PixelMetrics(streaming=streaming)
+    for score, mask in pairs:
+        metrics.update(score, mask)
+    curves = metrics.curves(100)
+    score = np.concatenate([score[mask != 255] for score, mask in pairs])
+    label = np.concatenate([mask[mask != 255] for _, mask in pairs])
+    fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
+    for x, y in zip(curves["false_positive_rate"], curves["recall"], strict=True):
+        assert np.hypot(fpr - x, tpr - y).min() < STREAMING
+    assert curves["recall"][-1] == 1.0 and 80 <= len(curves["recall"]) <= 101
+    assert np.all(np.diff(curves["recall"]) >= 0) and np.all(np.diff(curves["false_positive_rate"]) >= 0)
+
+
+def test_images_count_as_anomalous_by_their_masks_and_score_by_their_highest_labelled_pixel():
+    pairs = make(2) + [(score, np.where(mask == 255, 255, 0).astype(np.uint8)) for score, mask in make(4)]
+    metrics = ImageMetrics()
+    own = [metrics.update(score, mask) for score, mask in pairs]
+    highest = [score[mask != 255].max() for score, mask in pairs]
+    anomalous = [(mask == 1).any() for _, mask in pairs]
+    result = metrics.compute()
+    assert result["image_auroc"] == pytest.approx(roc_auc_score(anomalous, highest), abs=EXACT)
+    means = np.mean([reference([pair]) for pair in pairs[:5]], axis=0)
+    assert list(result["mean_per_image"].values())[:4] == pytest.approx(list(means), abs=EXACT)
+    assert result["mean_per_image"]["images"] == 5
+    assert own[7] is None and own[0]["auprc"] == pytest.approx(reference(pairs[:1])[0], abs=EXACT)
+
+
+def test_image_figures_that_do_not_exist_are_none():
+    metrics = ImageMetrics()
+    metrics.update(np.zeros((2, 2)), np.full((2, 2), 255, np.uint8))
+    metrics.update(np.zeros((2, 2)), np.zeros((2, 2), np.uint8))
+    result = metrics.compute()
+    assert result["image_auroc"] is None and result["mean_per_image"]["auprc"] is None
 
 
 def test_scores_outside_0_and_1_are_taken_as_they_are_and_not_through_a_sigmoid():

@@ -15,6 +15,7 @@ from flowclas_ros.model import (
     build_preset,
 )
 from flowclas_ros.model.device import resolve_device
+from flowclas_ros.model.fusion import MarginFusion
 
 CONV = BackboneConfig("mobilenetv2_100", "random", layers=(2, 3, 4), stride=16)
 VIT = BackboneConfig("vit_tiny_patch16_224", "random")
@@ -149,20 +150,24 @@ def margin_model() -> tuple[FlowCLAS, torch.Tensor, torch.Tensor]:
     return model, features, labels
 
 
-def test_margin_has_the_nlls_spread_on_inliers_and_zero_mean():
-    model, features, labels = margin_model()
-    model.fit_margin([(features, labels)])
-    nll, score = model.nll(features), model.grid_score(features)
-    margin = (score - nll)[labels == 0]
-    assert float(margin.mean().detach()) == pytest.approx(0, abs=1e-3)
-    assert float(margin.std().detach()) == pytest.approx(float(nll[labels == 0].std().detach()), rel=1e-3)
-
-
-def test_margin_parts_outliers_from_inliers():
+def test_fused_score_is_its_formula():
     model, features, labels = margin_model()
     model.fit_margin([(features[:1], labels[:1]), (features[1:], labels[1:])])
-    margin = model.grid_score(features) - model.nll(features)
+    nll, score, fusion = model.nll(features), model.grid_score(features), model.fusion
+    centre = nll[labels == 0].median()
+    spread = 2 * (nll[labels == 0] - centre).abs().median()
+    margin = (score - centre) / spread - torch.asinh((nll - centre) / spread)
+    assert torch.allclose(fusion.centre, centre) and torch.allclose(fusion.spread, spread, rtol=1e-4)
+    assert float(margin[labels == 0].mean().detach()) == pytest.approx(0, abs=1e-3)
+    assert float(margin[labels == 0].std().detach()) == pytest.approx(1, rel=1e-3)
     assert margin[labels == 1].mean() > margin[labels == 0].mean() + margin[labels == 0].std()
+
+
+def test_fused_score_without_margin_keeps_the_order_of_the_nll():
+    fusion = MarginFusion(4, weight=1.0)
+    nll = torch.linspace(-3, 50, 100).view(1, 10, 10)
+    score = fusion(nll, torch.zeros(1, 4, 10, 10))
+    assert (score.flatten().diff() > 0).all()
 
 
 def test_margin_without_outliers_is_refused():

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from node_running import health, pixels_of, settle
 from node_support import (
     ANSWER_TIMEOUT,
     LOAD_TIMEOUT,
-    DetectorProcess,
-    Peer,
+    detector_graph,
     image_message,
     make_checkpoint,
     options,
@@ -48,29 +48,18 @@ def graph(models, tmp_path_factory):
       /detector/hazards: {{publisher: {{depth: {QUEUE}}}}}
 """
     )
-    detector = DetectorProcess(
-        folder / "detector.log",
-        *options(checkpoint=models.first, device="cpu", autostart=True, max_age=0.0, forget_frames=1, stale_after=5.0),
-        "--params-file",
-        str(folder / "qos.yaml"),
+    arguments = options(
+        checkpoint=models.first, device="cpu", autostart=True, max_age=0.0, forget_frames=1, stale_after=5.0
     )
-    peer = Peer()
-    try:
-        peer.listen(*LISTENED)
-        peer.until(lambda: peer.state() == "active", f"autostart, log: {detector.log}", LOAD_TIMEOUT)
-        peer.connected(*LISTENED, "state")
-        yield SimpleNamespace(peer=peer, detector=detector)
-        assert detector.stop() == 0, detector.text
-    finally:
-        peer.close()
-        detector.stop()
+    with detector_graph(
+        folder, *arguments, "--params-file", str(folder / "qos.yaml"), listened=(*LISTENED, "/diagnostics")
+    ) as found:
+        yield found
 
 
 @pytest.fixture
 def peer(graph):
-    for messages in graph.peer.got.values():
-        messages.clear()
-    return graph.peer
+    return graph.peer.forget()
 
 
 @pytest.fixture
@@ -94,10 +83,6 @@ def frame(peer, seed=1, anomaly=False):
     return image_message(picture(seed, anomaly), stamp=peer.now())
 
 
-def pixels_of(message, dtype=np.uint8):
-    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
-
-
 def load(peer, path):
     from flowclas_ros.srv import LoadCheckpoint
 
@@ -111,8 +96,7 @@ def test_a_paused_detector_says_so_and_never_clear_and_goes_on_when_enabled(peer
     assert peer.exchange(frame(peer), "state")["state"].level == CLEAR
     assert peer.enable(False).success
     paused = peer.until(lambda: peer.last_state(STALE, "paused"), "the pause in the state")
-    for messages in peer.got.values():
-        messages.clear()
+    peer.forget()
     end = time.monotonic() + 1.0
     peer.until(lambda: peer.send(frame(peer)) and time.monotonic() > end, "a second of frames")
     last = peer.until(lambda: peer.last_state(STALE, "paused"), "the pause in the state")
@@ -256,6 +240,37 @@ def test_the_outputs_shrink_and_the_hazards_stay_in_pixels_of_the_input(peer, re
     assert [h.bbox for h in half["hazards"].hazards] == [h.bbox for h in whole["hazards"].hazards]
 
 
+def test_only_the_outputs_that_publish_names_are_sent_and_the_state_always(peer, restored):
+    outputs = ("mask", "score", "heatmap", "hazards")
+    peer.exchange(frame(peer), *outputs)
+    for named in (["mask", "hazards"], [""]):
+        assert restored(publish=named).successful
+        peer.forget()
+        # the state is published last of a frame: what has not come by then does not come
+        got = peer.exchange(frame(peer, anomaly=True), *(name for name in named if name), "state")
+        assert got["state"].level == HAZARD
+        settle(peer)
+        assert {name for name in outputs if peer.got[name]} == {name for name in named if name}
+    assert peer.set("publish", list(outputs)).successful
+    peer.exchange(frame(peer), *outputs)
+
+
+def test_a_subscriber_that_asks_for_more_than_the_outputs_offer_is_named_in_the_diagnostics(peer):
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import Image
+
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    subscription = peer.node.create_subscription(Image, "/detector/overlay", print, latched)
+    try:
+        peer.exchange(frame(peer), "state")
+        status = health(peer, "a subscriber of /detector/overlay asks for an incompatible DURABILITY")
+        assert status.level == b"\x01" and status.hardware_id == "cpu"
+        values = {pair.key for pair in status.values}
+        assert {"device", "latency (s)", "frames dropped", "preprocess (s)", "infer (s)", "tracking (s)"} <= values
+    finally:
+        peer.node.destroy_subscription(subscription)
+
+
 def test_precision_changes_live_and_a_device_that_is_absent_is_refused(peer, restored):
     result = peer.set("device", "cuda:77")
     assert not result.successful and "cuda:77" in result.reason
@@ -277,6 +292,8 @@ def test_precision_changes_live_and_a_device_that_is_absent_is_refused(peer, res
         ({"min_area": 7, "threshold": float("inf")}, "threshold inf"),
         ({"min_area": 7, "cameras": ["front"]}, "cameras takes effect when the node configures"),
         ({"min_area": 7, "output_scale": 2.0}, "output_scale"),
+        ({"min_area": 7, "publish": ["mask", "maks"]}, "publish: 'maks' is none of score, heatmap"),
+        ({"min_area": 7, "publish": ["state"]}, "the state always is published"),
     ],
 )
 def test_of_parameters_set_together_one_that_is_refused_changes_nothing(peer, values, words):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from node_running import Bench, answers, health, offer, settle
+from node_running import Bench, answers, health, offer, pixels_of, settle
 from node_support import HEIGHT, WIDTH, image_message, picture
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
@@ -33,6 +33,31 @@ def camera_info(stamp):
     info.k = [FOCAL, 0.0, cx, 0.0, FOCAL, cy, 0.0, 0.0, 1.0]
     info.p = [FOCAL, 0.0, cx, 0.0, 0.0, FOCAL, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
     return info
+
+
+def test_a_hazard_at_a_known_pose_comes_out_within_one_pixels_worth(bench):
+    """The anomaly of `picture` is a square of 32 pixels with its centre at (63.5, 47.5); depth shows it alone."""
+    from sensor_msgs.msg import CameraInfo, Image
+
+    with bench.running("hazards", "mask", depth=True, depth_wait=5.0) as peer:
+        depths, infos = offer(peer, Image, "/depth"), offer(peer, CameraInfo, "/camera_info")
+        peer.connected()
+        object_only = np.full((HEIGHT, WIDTH), math.nan, np.float32)
+        object_only[32:64, 48:80] = DISTANCE
+        for _ in range(2):  # the first depth ever is not waited for
+            stamp = peer.now()
+            infos.publish(camera_info(stamp))
+            depths.publish(image_message(object_only, "32FC1", stamp))
+            settle(peer, 0.2)
+            peer.send(image_message(picture(3, True), stamp=stamp))
+            got = answers(peer, stamp, "hazards", "mask")
+        assert pixels_of(got["mask"])[32:64, 48:80].mean() > 0.9 * 255  # else this would not be the object's pose
+        placed = [hazard for hazard in got["hazards"].hazards if hazard.has_position]
+        pixel = DISTANCE / FOCAL  # metres that one pixel covers there
+        pose = ((63.5 - (WIDTH - 1) / 2) * pixel, (47.5 - (HEIGHT - 1) / 2) * pixel, DISTANCE)
+        position = placed[0].position
+        np.testing.assert_allclose((position.x, position.y, position.z), pose, atol=pixel)
+        np.testing.assert_allclose((placed[0].size.x, placed[0].size.y), (31 * pixel, 31 * pixel), atol=2 * pixel)
 
 
 def test_depth_gives_positions_and_without_it_the_hazards_still_come(bench):

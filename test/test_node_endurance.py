@@ -171,6 +171,34 @@ def test_two_nodes_in_one_process_work_side_by_side(spun, checkpoint):
             peer.close()
 
 
+def test_a_device_that_hangs_ends_in_error_processing_and_the_node_can_be_started_anew(
+    spun, slow, checkpoint, monkeypatch
+):
+    from flowclas_ros.node import detector_node
+
+    node = spun.start("detector", slow)
+    spun.run()
+    peer = Peer()
+    try:
+        peer.listen("state", "mask")
+        assert peer.change("configure") and peer.change("activate")
+        peer.connected("state", "mask")
+        monkeypatch.setattr(detector_node, "HAND_OVER", 0.0)  # seconds; no frame in hand is done within that
+        peer.send(image_message(picture(3), stamp=peer.now()))
+        stream = node._streams[0]
+        peer.until(lambda: stream.status.counts.received, "the frame")
+        assert not peer.change("deactivate")
+        assert peer.state() == "unconfigured"  # through error processing, not finalized
+        peer.until(lambda: not peer.node.count_publishers("/detector/mask"), "everything given back")
+        monkeypatch.undo()
+        assert peer.set("checkpoint", str(checkpoint)).successful
+        assert peer.change("configure") and peer.change("activate")
+        peer.connected("state", "mask")
+        assert peer.exchange(image_message(picture(3, True), stamp=peer.now()), "state", "mask")["state"].level == 2
+    finally:
+        peer.close()
+
+
 def test_what_nobody_listens_to_is_not_built(spun, checkpoint, monkeypatch):
     from flowclas_ros.detection.detector import Detector
     from flowclas_ros.node import outputs, reporting

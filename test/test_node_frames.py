@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from array import array
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from node_support import (
     HEIGHT,
-    LOAD_TIMEOUT,
     OUTPUTS,
     WIDTH,
-    DetectorProcess,
-    Peer,
+    detector_graph,
     image_message,
     make_checkpoint,
+    options,
     picture,
 )
 
@@ -45,38 +42,22 @@ def direct(checkpoint):
 @pytest.fixture(scope="module")
 def graph(checkpoint, tmp_path_factory):
     """A detector that starts itself, and a peer that listens to all it says."""
-    detector = DetectorProcess(
-        tmp_path_factory.mktemp("log") / "detector.log",
-        "-p",
-        f"checkpoint:={checkpoint}",
-        "-p",
-        "device:=cpu",
-        "-p",
-        "autostart:=true",
-        "-p",
-        "max_age:=0.0",
-        "-p",
-        f"stale_after:={STALE_AFTER}",
-        "-p",
-        "forget_frames:=1",  # each test's frames stand for themselves
+    arguments = options(
+        checkpoint=checkpoint,
+        device="cpu",
+        autostart=True,
+        max_age=0.0,
+        stale_after=STALE_AFTER,
+        forget_frames=1,  # each test's frames stand for themselves
     )
-    peer = Peer()
-    try:
-        peer.listen(*OUTPUTS, "state", "/diagnostics")
-        peer.until(lambda: peer.state() == "active", f"autostart, log: {detector.log}", LOAD_TIMEOUT)
-        peer.connected(*OUTPUTS, "state", "state")
-        yield SimpleNamespace(peer=peer, detector=detector)
-        assert detector.stop() == 0, detector.text
-    finally:
-        peer.close()
-        detector.stop()
+    log = tmp_path_factory.mktemp("log")
+    with detector_graph(log, *arguments, listened=(*OUTPUTS, "state", "/diagnostics")) as found:
+        yield found
 
 
 @pytest.fixture
 def peer(graph):
-    for messages in graph.peer.got.values():
-        messages.clear()
-    return graph.peer
+    return graph.peer.forget()
 
 
 def pixels_of(message, dtype=np.uint8):
@@ -155,10 +136,6 @@ def test_padded_rows_and_big_endian_pixels_score_alike(peer, direct):
     np.testing.assert_allclose(pixels_of(got, np.float32), expected, atol=SCORE_TOLERANCE)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("cv_bridge") is None,
-    reason="cv_bridge is not installed here (not on PyPI; apt install ros-$ROS_DISTRO-cv-bridge)",
-)
 @pytest.mark.parametrize(
     "encoding, to_rgb",
     [
@@ -166,15 +143,17 @@ def test_padded_rows_and_big_endian_pixels_score_alike(peer, direct):
         ("bayer_bggr8", "COLOR_BayerBGGR2RGB"),
         ("bayer_gbrg8", "COLOR_BayerGBRG2RGB"),
         ("bayer_grbg8", "COLOR_BayerGRBG2RGB"),
+        ("bayer_rggb16", "COLOR_BayerRGGB2RGB"),
         ("yuv422", "COLOR_YUV2RGB_UYVY"),
         ("yuv422_yuy2", "COLOR_YUV2RGB_YUYV"),
     ],
 )
 def test_bayer_and_yuv_score_like_their_decoded_pictures(peer, direct, encoding, to_rgb):
     # any bytes are a picture in these encodings; smooth ones make it a scene
-    raw = picture(41)[..., 0] if encoding.startswith("bayer") else np.ascontiguousarray(picture(41)[..., :2])
+    raw = np.ascontiguousarray(picture(41)[..., 0] if encoding.startswith("bayer") else picture(41)[..., :2])
     decoded = cv2.cvtColor(raw, getattr(cv2, to_rgb))
-    got = peer.exchange(stamped(peer, raw, encoding), "score")["score"]
+    sent = raw.astype(np.uint16) * 256 if encoding.endswith("16") else raw
+    got = peer.exchange(stamped(peer, sent, encoding), "score")["score"]
     np.testing.assert_allclose(pixels_of(got, np.float32), direct.detect(decoded).score, atol=SCORE_TOLERANCE)
 
 

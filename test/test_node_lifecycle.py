@@ -15,10 +15,11 @@ from node_support import (
     LOAD_TIMEOUT,
     OUTPUTS,
     START_TIMEOUT,
-    DetectorProcess,
     Peer,
+    detector_graph,
     image_message,
     make_checkpoint,
+    options,
     picture,
 )
 
@@ -47,36 +48,23 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
     """An unconfigured detector under another name and namespace, and a peer."""
-    detector = DetectorProcess(
-        tmp_path_factory.mktemp("log") / "detector.log",
-        "-r",
-        "__ns:=/robot",
-        "-r",
-        "__node:=eyes",
-        "-r",
-        "image:=/cam/image_raw",
-        "-p",
-        "device:=cpu",
-        "-p",
-        "max_age:=0.0",
-    )
-    peer = Peer("/robot/eyes", "/cam/image_raw")
-    try:
-        peer.until(lambda: peer.state() == "unconfigured", "the detector's services", START_TIMEOUT)
-        peer.listen(*OUTPUTS, "state")
-        yield SimpleNamespace(peer=peer, detector=detector)
-        assert detector.stop() == 0, detector.text
-    finally:
-        peer.close()
-        detector.stop()
+    names = [word for rule in ("__ns:=/robot", "__node:=eyes", "image:=/cam/image_raw") for word in ("-r", rule)]
+    with detector_graph(
+        tmp_path_factory.mktemp("log"),
+        *names,
+        *options(device="cpu", max_age=0.0, stale_after=30.0),
+        awaited="unconfigured",
+        listened=(*OUTPUTS, "state"),
+        target="/robot/eyes",
+        topic="/cam/image_raw",
+    ) as found:
+        yield found
 
 
 @pytest.fixture
 def peer(graph):
     """The peer, before a detector that is unconfigured, as it is again afterwards."""
-    for messages in graph.peer.got.values():
-        messages.clear()
-    yield graph.peer
+    yield graph.peer.forget()
     for transition, state in (("deactivate", "active"), ("cleanup", "inactive")):
         if graph.peer.state() == state:
             assert graph.peer.change(transition)
@@ -161,7 +149,7 @@ def test_a_parameter_read_at_configure_is_refused_while_configured(peer, models)
     start(peer, models.small)
     result = peer.set("transport", "compressed")
     assert not result.successful and "transport takes effect when the node configures" in result.reason
-    assert peer.set("stale_after", 2.0).successful
+    assert peer.set("stale_after", 20.0).successful
 
 
 def test_fast_input_into_a_slow_model_keeps_the_newest_frame_and_counts_the_rest(peer, models):

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import re
+import resource
+import sqlite3
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2", reason="rosbags is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 from node_support import make_checkpoint, picture  # noqa: E402
 from rosbags.highlevel import AnyReader  # noqa: E402
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore  # noqa: E402
 from test_frames import STORE, TYPES, compressed, raw, record  # noqa: E402
 
 from flowclas_ros.cli import main  # noqa: E402
-from flowclas_ros.replay import run_bag  # noqa: E402
 from flowclas_ros.replay.annotated import message_store  # noqa: E402
+from flowclas_ros.training.corruptions import corrupt  # noqa: E402
 
 TOPIC = "/front/image"
 SECOND = 10**9
@@ -137,6 +140,30 @@ def test_the_report_needs_nothing_but_itself(tmp_path, checkpoint, bag):
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
 
 
+def test_drift_is_told_frame_by_frame_in_the_figures_the_report_and_the_state(tmp_path):
+    model = make_checkpoint(tmp_path / "drift.safetensors", drift=True)
+    clear = [raw(picture(100), "rgb8", stamp) for stamp in STAMPS[:3]]
+    foggy = [raw(corrupt(picture(100), "fog", 5), "rgb8", stamp) for stamp in STAMPS[3:]]
+    bag = record(tmp_path / "fog", {TOPIC: clear + foggy})
+    assert replay(bag, model, tmp_path / "out", "--require", "drifted_share<=0") == 1
+    figures = metrics(tmp_path / "out")["figures"]
+    assert figures["drifted_share"] == 0.5
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    drifts = [float(row["drift"]) for row in rows]
+    assert max(drifts) == pytest.approx(figures["drift_max"], abs=1e-4)
+    assert max(drifts[:3]) < min(drifts[3:])
+    assert "Drift: in 50.0% of the frames" in (tmp_path / "out" / "report.html").read_text()
+    states = [message for topic, _, message in read(tmp_path / "out" / "annotated.mcap") if topic.endswith("state")]
+    assert [state.drifted for state in states] == [False] * 3 + [True] * 3
+    assert "drifted" in states[-1].message and "drifted" not in states[0].message
+
+
+def test_a_checkpoint_from_before_drift_replays_and_says_that_it_is_not_known(tmp_path, checkpoint, bag):
+    assert replay(bag, checkpoint, tmp_path / "out") == 0
+    assert metrics(tmp_path / "out")["figures"]["drift_max"] is None
+    assert "Drift: not known" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_broken_frames_and_changing_sizes_are_counted_and_named(tmp_path, checkpoint):
     broken = compressed(picture(1), STAMPS[1])
     broken.data[40:] = 0
@@ -166,16 +193,18 @@ def test_a_bag_without_images_lists_its_topics(tmp_path, checkpoint, capsys):
     assert "/chatter (std_msgs/msg/String)" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_told_and_leaves_the_earlier_result(tmp_path, checkpoint, bag, capsys, monkeypatch):
+@pytest.mark.parametrize("most", [4096, 60_000])  # bytes a file may have: the table's fault, the annotated bag's
+def test_a_full_disk_is_told_and_leaves_the_earlier_result(tmp_path, checkpoint, bag, capsys, most):
     assert replay(bag, checkpoint, tmp_path / "out") == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(run_bag.AnnotatedBag, "finding", full)
-    assert replay(bag, checkpoint, tmp_path / "out", "--overwrite") == 2
-    assert "No space left" in capsys.readouterr().err
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        assert replay(bag, checkpoint, tmp_path / "out", "--overwrite") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert "cannot write to" in error and "File too large" in error
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
@@ -196,6 +225,12 @@ def test_ground_truth_gives_figures_and_a_verdict(tmp_path, checkpoint, kind, ca
     assert replay(bag, checkpoint, tmp_path / "out", *options, *required) == 0
     figures = metrics(tmp_path / "out")["figures"]
     assert figures["labelled_frames"] == 6 and figures["objects"] == 1 and figures["detection_frames_max"] == 0
+    assert 0 < figures["siou"] <= 1 and 0 < figures["ppv"] <= 1 and 0 < figures["f1_star"] <= 1
+    (found,) = metrics(tmp_path / "out")["objects"]
+    assert (found["visible_frame"], found["found_frame"], found["frames"], found["seconds"]) == (3, 3, 0, 0.0)
+    assert found["visible_ns"] == STAMPS[3] and found["largest_pixels"] == 32 * 32
+    calibration = metrics(tmp_path / "out")["calibration"]
+    assert calibration["asked"] == 0.001 and calibration["kept"] == (calibration["observed"] <= 0.001)
     assert 0 < figures["auprc"] <= 1 and 0 <= figures["false_alarm_rate_observed"] < 1
     # judged again, though not replayed, by another requirement
     assert replay(bag, checkpoint, tmp_path / "out", *options, "--require", "auroc>=1.5") == 1
@@ -259,8 +294,6 @@ def test_the_nodes_parameter_file_rules_the_replay(tmp_path, checkpoint, bag, ca
 
 def test_a_ros_1_bag_replays(tmp_path, checkpoint):
     rosbag1 = pytest.importorskip("rosbags.rosbag1")
-    from rosbags.typesys import Stores, get_typestore
-
     store = get_typestore(Stores.ROS1_NOETIC)
     stamp = store.types["builtin_interfaces/msg/Time"](sec=5, nanosec=0)
     pixels = picture(0)
@@ -273,23 +306,71 @@ def test_a_ros_1_bag_replays(tmp_path, checkpoint):
         step=384,
         data=pixels.ravel(),
     )
+    roi = store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    matrices = {"D": np.zeros(5), "K": np.eye(3).ravel(), "R": np.eye(3).ravel(), "P": np.eye(3, 4).ravel()}
+    info = store.types["sensor_msgs/msg/CameraInfo"](
+        message.header, 96, 128, "plumb_bob", **matrices, binning_x=0, binning_y=0, roi=roi
+    )
     with rosbag1.Writer(tmp_path / "old.bag") as writer:
-        connection = writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=store)
-        writer.write(connection, 1000, store.serialize_ros1(message, "sensor_msgs/msg/Image"))
+        for topic, one in (("/camera_info", info), ("/image", message)):
+            connection = writer.add_connection(topic, one.__msgtype__, typestore=store)
+            writer.write(connection, 1000, store.serialize_ros1(one, one.__msgtype__))
     assert replay(tmp_path / "old.bag", checkpoint, tmp_path / "out") == 0
-    copied = next(m for topic, _, m in read(tmp_path / "out" / "annotated.mcap") if topic == "/image")
-    np.testing.assert_array_equal(copied.data, pixels.ravel())
-    assert copied.header.frame_id == "camera"
+    written = {topic: message for topic, _, message in read(tmp_path / "out" / "annotated.mcap")}
+    np.testing.assert_array_equal(written["/image"].data, pixels.ravel())
+    assert written["/image"].header.frame_id == "camera"
+    np.testing.assert_array_equal(written["/camera_info"].k, np.eye(3).ravel())
+
+
+@pytest.mark.parametrize(
+    ("storage", "mode"), [("MCAP", "STORAGE"), ("MCAP", "FILE"), ("SQLITE3", "FILE"), ("SQLITE3", "MESSAGE")]
+)
+def test_compressed_bags_replay(tmp_path, checkpoint, storage, mode):
+    writer = rosbag2.Writer(tmp_path / "drive", version=9, storage_plugin=rosbag2.StoragePlugin[storage])
+    writer.set_compression(rosbag2.CompressionMode[mode], rosbag2.CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection(TOPIC, "sensor_msgs/msg/Image", typestore=STORE)
+        for index, message in enumerate(frames()[:2]):
+            writer.write(connection, 1000 + index, STORE.serialize_cdr(message, "sensor_msgs/msg/Image"))
+    assert replay(tmp_path / "drive", checkpoint, tmp_path / "out") == 0
+    assert metrics(tmp_path / "out")["figures"]["frames"] == 2
+
+
+def test_a_bag_of_several_files_is_one_recording(tmp_path, checkpoint):
+    first, second = (record(tmp_path / f"drive_{index}", {TOPIC: frames()[index * 3 :][:3]}) for index in range(2))
+    (file,) = second.glob("*.mcap")
+    file.rename(first / file.name)
+    meta = yaml.safe_load((first / "metadata.yaml").read_text())
+    info = meta["rosbag2_bagfile_information"]
+    info["relative_file_paths"].append(file.name)
+    info["files"].append({**info["files"][0], "path": file.name})
+    info["message_count"] = 6
+    info["topics_with_message_count"][0]["message_count"] = 6
+    (first / "metadata.yaml").write_text(yaml.safe_dump(meta))
+    assert replay(first, checkpoint, tmp_path / "out") == 0
+    assert metrics(tmp_path / "out")["figures"]["frames"] == 6
+
+
+def test_messages_of_an_unknown_type_are_no_hindrance_until_they_are_asked_for(tmp_path, checkpoint, capsys):
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg("int32 count", "our_msgs/msg/Odd"))
+    odd = store.types["our_msgs/msg/Odd"](count=3)
+    with rosbag2.Writer(tmp_path / "drive", version=9, storage_plugin=rosbag2.StoragePlugin.SQLITE3) as writer:
+        for topic, message in (("/odd", odd), (TOPIC, frames()[0])):
+            connection = writer.add_connection(topic, message.__msgtype__, typestore=store)
+            writer.write(connection, 1000, store.serialize_cdr(message, message.__msgtype__))
+    (file,) = (tmp_path / "drive").glob("*.db3")
+    with sqlite3.connect(file) as database:  # as a bag from before Iron: no definitions
+        database.execute("DELETE FROM message_definitions")
+    assert replay(tmp_path / "drive", checkpoint, tmp_path / "out") == 0
+    assert replay(tmp_path / "drive", checkpoint, tmp_path / "other", "--keep", "/odd") == 2
+    assert "/odd" in (error := capsys.readouterr().err) and "unknown type our_msgs/msg/Odd" in error
+    assert replay(tmp_path / "drive", checkpoint, tmp_path / "other", "--topic", "/odd") == 2
+    assert f"no image topic /odd; it has: {TOPIC}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_the_kits_real_drive_replays_in_both_storages(kit, tmp_path, checkpoint, storage):
-    with AnyReader([kit / "wos_seq1_bag" / storage], default_typestore=STORE) as reader:
-        messages = [
-            reader.deserialize(data, connection.msgtype)
-            for (connection, _, data), _ in zip(reader.messages(), range(3), strict=False)
-        ]
-    name = "/camera/image_raw/compressed"
-    bag = record(tmp_path / "drive", {name: messages}, storage.upper())
-    assert replay(bag, checkpoint, tmp_path / "out", "--false-alarm-rate", "0.01") == 0
-    assert metrics(tmp_path / "out")["figures"]["frames"] == 3
+def test_the_kits_real_drive_replays_whole_in_both_storages(kit, tmp_path, checkpoint, storage):
+    assert replay(kit / "wos_seq1_bag" / storage, checkpoint, tmp_path / "out", "--false-alarm-rate", "0.01") == 0
+    figures = metrics(tmp_path / "out")["figures"]
+    assert (figures["frames"], figures["broken_frames"]) == (54, 0)

@@ -100,9 +100,9 @@ def test_the_same_seed_gives_the_same_bag(tmp_path):
 
 
 def test_the_folder_is_what_a_fit_and_an_evaluation_read(tmp_path):
+    from flowclas_ros.training.benchmarks import pair_folders
     from flowclas_ros.training.config import DataConfig, OutlierConfig
     from flowclas_ros.training.data import InlierDataset, list_frames
-    from flowclas_ros.training.evaluate import find_pairs
     from flowclas_ros.training.outliers import open_outliers
 
     folder = tmp_path / "made"
@@ -114,7 +114,7 @@ def test_the_folder_is_what_a_fit_and_an_evaluation_read(tmp_path):
     np.testing.assert_array_equal(InlierDataset(found)[2]["image"].permute(1, 2, 0).numpy(), truth[2].image)
     objects = open_outliers(config.outliers)
     assert objects.cutout(len(objects) - 1).shape[2] == 4
-    assert len(find_pairs(folder / "images", folder / "masks")) == 3
+    assert len(pair_folders(folder / "images", folder / "masks")) == 3
     cameras = json.loads((folder / "cameras.json").read_text())
     np.testing.assert_allclose(cameras["scene_0001/000002"]["world_from_optical"], truth[2].camera_pose)
 
@@ -126,8 +126,10 @@ def test_what_exists_is_kept_and_what_breaks_off_leaves_nothing(tmp_path, capsys
     assert simulate(tmp_path / "bag") == 2
     assert ".mcap" in capsys.readouterr().err
 
+    first = expected()[0]
+
     def broken(*arguments, **options):
-        yield from expected()[:1]
+        yield first
         raise KeyboardInterrupt
 
     monkeypatch.setattr(scenes, "render", broken)

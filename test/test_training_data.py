@@ -10,13 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.augment import augment, fit_into
 from flowclas_ros.training.config import DataConfig
+from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.data import (
     MixDataset,
     StepBatches,
-    augment,
     collate,
-    fit_into,
     hold_out_scenes,
     list_frames,
 )
@@ -43,6 +43,24 @@ def mix(root, **options):
     paste = PasteConfig(min_size=0.3, max_size=0.6)
     settings = {"seed": 5, "augment": True, "auxiliary": True} | options
     return MixDataset(list_frames([str(root / "in")], data), CutoutFolder(root / "cut"), data, paste, **settings)
+
+
+def test_corruptions_change_training_scenes_alone_at_their_share_and_leave_the_labels(scenes):
+    paths = [str(scenes / "in")]
+    paste = PasteConfig(min_size=0.3, max_size=0.6)
+    cutouts = CutoutFolder(scenes / "cut")
+
+    def items(augment, **corruptions):
+        data = DataConfig(x_out_size=(32, 40), corruptions=CorruptionConfig(**corruptions))
+        frames = list_frames(paths, data)
+        dataset = MixDataset(frames, cutouts, data, paste, seed=5, augment=augment, auxiliary=False)
+        return [dataset[(epoch, index)] for epoch in range(5) for index in range(len(frames))]
+
+    clear, some, validation = items(True), items(True, probability=0.5), items(False, probability=1.0)
+    changed = [not torch.equal(a["image"], b["image"]) for a, b in zip(clear, some, strict=True)]
+    assert 0.25 < np.mean(changed) < 0.75  # of 40 at one half, 3 standard deviations
+    assert all(torch.equal(a["label"], b["label"]) for a, b in zip(clear, some, strict=True))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(items(False), validation, strict=True))
 
 
 def load(dataset, workers, epochs=2):
@@ -160,5 +178,5 @@ def test_crops_have_their_size_even_of_smaller_images():
     rng = np.random.default_rng(0)
     config = DataConfig(crop=(64, 96), crop_scale=(0.5, 1.5), jitter=0.3)
     for shape in ((40, 50, 3), (200, 100, 3)):
-        image = augment(rng.integers(0, 255, shape, dtype=np.uint8), config, rng)
+        image, _ = augment(rng.integers(0, 255, shape, dtype=np.uint8), config, rng)
         assert image.shape == (64, 96, 3) and image.dtype == np.uint8

@@ -17,6 +17,7 @@ from flowclas_ros.training.losses import (
     flowclas_loss,
     labels_to_grid,
     mean_inlier_nll,
+    outlier_hinge,
 )
 
 
@@ -148,10 +149,60 @@ def test_a_batch_without_any_outlier_still_gives_a_finite_loss(model):
     assert torch.isfinite(result["loss"])
 
 
+def test_drawn_cells_give_the_same_loss_as_all_of_them_when_they_are_all_drawn():
+    torch.manual_seed(0)
+    backbone = BackboneConfig("mobilenetv2_050", "random", layers=(1,))
+    model = FlowCLAS(FlowCLASConfig(backbone, FlowConfig(2, kernels=(1,), whitening=False), projection_dim=8))
+    features = torch.randn(2, model.backbone.channels, 6, 6)
+    labels = torch.zeros(2, 6, 6, dtype=torch.uint8)
+    labels[:, :1], labels[:, 5] = OUTLIER, IGNORE
+    every = flowclas_loss(model, features, labels, features, labels, LossConfig())
+    drawn = flowclas_loss(model, features, labels, features, labels, LossConfig(cells=48))  # all 48, and all 12 of 12
+    few = flowclas_loss(model, features, labels, features, labels, LossConfig(cells=4, contrastive="none"))
+    for name in ("nll", "nll_outlier"):
+        assert float(drawn[name]) == pytest.approx(float(every[name]), rel=1e-5)
+    assert float(few["nll"]) != float(every["nll"])
+
+
+def test_the_outlier_hinge_is_what_outliers_lack_of_the_margin_and_moves_them_alone():
+    outliers = torch.tensor([2.0, 2.5, 9.0], requires_grad=True)
+    inlier = torch.tensor(2.0, requires_grad=True)
+    value = outlier_hinge(outliers, inlier, 1.0)
+    value.backward()
+    assert float(value) == pytest.approx((1.0 + 0.5 + 0.0) / 3)
+    assert outliers.grad.tolist() == pytest.approx([-1 / 3, -1 / 3, 0.0])
+    assert inlier.grad is None
+    assert float(outlier_hinge(outliers[:0], inlier, 1.0)) == 0.0
+
+
+def test_the_outlier_term_is_added_by_its_weight_and_its_gradient_lowers_the_outliers_likelihood(model):
+    torch.manual_seed(0)
+    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    labels[:, :3] = OUTLIER
+    features = model.features(torch.rand(1, 3, 32, 32))
+    config = LossConfig(contrastive="none", outlier_weight=2.0)
+    result = flowclas_loss(model, features, labels, None, None, config)
+    assert float(result["loss"]) == pytest.approx(float(result["nll"]) + 2 * float(result["outlier_hinge"]))
+    model.zero_grad()
+    result["outlier_hinge"].backward()
+    with torch.no_grad():
+        kept = {name: p.clone() for name, p in model.named_parameters()}
+        for p in model.parameters():
+            if p.grad is not None:
+                p -= 1e-2 * p.grad
+        after = flowclas_loss(model, features, labels, None, None, config)["nll_outlier"]
+        for name, p in model.named_parameters():
+            p.copy_(kept[name])
+    assert after > result["nll_outlier"]
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
+        ({"outlier_weight": -1.0}, "outlier_weight"),
+        ({"outlier_margin": 0.0}, "outlier_margin"),
         ({"alpha": -1.0}, "alpha"),
+        ({"cells": 1}, "cells"),
         ({"temperature": 0.0}, "temperature"),
         ({"samples": 1}, "samples"),
         ({"alpha": 0.0, "contrastive": "none"}, "nothing to fit"),

@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rich.progress import track
 
 import flowclas_ros
 from flowclas_ros.detection.calibration import Calibration
+from flowclas_ros.detection.drift import DriftReference, sample
 from flowclas_ros.detection.images import read_image, write_json, write_png
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.errors import FlowclasError
@@ -33,18 +34,24 @@ SHEET_ROWS = 6
 
 
 def calibrate(model: FlowCLAS, frames: Sequence[Frame], device: torch.device) -> Calibration:
-    """The calibration table of held-out inlier frames, nothing pasted, blocked by scene.
+    """The calibration table of held-out inlier frames, nothing pasted, blocked by scene; with the drift reference.
 
     Raises:
         FlowclasError: a frame cannot be read, or a score is not finite.
     """
-    return Calibration.fit(_scene_scores(model.to(device).eval(), frames, device))
+    samples: list[list[np.ndarray]] = []
+    table = Calibration.fit(_scene_scores(model.to(device).eval(), frames, device, samples))
+    return replace(table, drift=DriftReference.fit(samples))
 
 
-def _scene_scores(model: FlowCLAS, frames: Sequence[Frame], device: torch.device) -> Iterator[np.ndarray]:
+def _scene_scores(
+    model: FlowCLAS, frames: Sequence[Frame], device: torch.device, samples: list[list[np.ndarray]]
+) -> Iterator[np.ndarray]:
+    """Each scene's scores; a sample of each of its frames goes to `samples`."""
     shown = track(sorted(frames, key=lambda f: (f.scene, f.path)), description="calibrating")
     for scene, members in groupby(shown, key=lambda f: f.scene):
         scores = []
+        samples.append([])
         for frame in members:
             values = score_image(model, read_image(frame.path), device)
             if not np.isfinite(values).all():
@@ -53,6 +60,7 @@ def _scene_scores(model: FlowCLAS, frames: Sequence[Frame], device: torch.device
                     "lower optimiser.lr or raise loss.alpha"
                 )
             scores.append(values.ravel())
+            samples[-1].append(sample(values))
         yield np.concatenate(scores)
 
 
@@ -86,7 +94,7 @@ def export(
     except OSError as error:
         text = f"'{path}' could not be written: {error.strerror}" if error.strerror else str(error)
         raise FlowclasError(f"{text}; make room, then --resume") from error
-    write_json(output / "metrics.json", {**metrics, "provenance": about})
+    write_json(output / "metrics.json", {"track": model.config.track, **metrics, "provenance": about})
     write_png(output / "val_contact_sheet.png", _sheet(model, config, data, calibration, metrics, device))
     return path
 
@@ -108,7 +116,9 @@ def _sheet(
         pasted = np.where((label == OUTLIER)[..., None], (255, 120, 0), image // 2).astype(np.uint8)
         heat = heat_image(calibration.heat(score_image(model, np.ascontiguousarray(image), device)))
         rows.append([(data.val[int(index)].path.name, image), ("pasted", pasted), ("heat", heat)])
-    title = f"validation: AUPRC {metrics['val/auprc']:.3f}, FPR95 {metrics['val/fpr95']:.3f}"
+    title = (
+        f"{model.config.track} track, validation: AUPRC {metrics['val/auprc']:.3f}, FPR95 {metrics['val/fpr95']:.3f}"
+    )
     return contact_sheet(rows, title=title)
 
 

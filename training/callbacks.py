@@ -21,7 +21,7 @@ from torch import Tensor
 from flowclas_ros.detection.overlay import heat_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.files import replacing
-from flowclas_ros.training.module import BACKBONE
+from flowclas_ros.training.module import is_frozen
 
 LAST, BEST = "last.ckpt", "best.safetensors"
 
@@ -191,9 +191,10 @@ class RunState(Checkpoint):
         metrics["step"] = trainer.global_step
         if trainer.is_global_zero:
             epochs = trainer.global_step / self.epoch
+            classes = f", mIoU {metrics['val/miou']:.4f}" if "val/miou" in metrics else ""
             print(
                 f"step {trainer.global_step}/{self.total} (epoch {epochs:.1f}): AUPRC {metrics['val/auprc']:.4f}, "
-                f"FPR95 {metrics['val/fpr95']:.4f}, mean inlier score {metrics['val/inlier_score']:.4f}",
+                f"FPR95 {metrics['val/fpr95']:.4f}, mean inlier score {metrics['val/inlier_score']:.4f}{classes}",
                 flush=True,
             )
         if metrics["val/auprc"] > self.best.get("val/auprc", -1.0):
@@ -236,7 +237,7 @@ class RunState(Checkpoint):
 
 def save_weights(path: Path, module: L.LightningModule, average: list[Tensor] | None, metrics: dict[str, Any]) -> None:
     """Everything of the model but its backbone, averaged weights in place of the trained ones if given."""
-    state = {k: v for k, v in module.state_dict().items() if not k.startswith(BACKBONE)}
+    state = {k: v for k, v in module.state_dict().items() if not is_frozen(k)}
     if average is not None:
         names = [name for name, p in module.named_parameters() if p.requires_grad]
         state |= dict(zip(names, average, strict=True))

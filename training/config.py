@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.flowclas import FlowCLASConfig
+from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.losses import LossConfig
 from flowclas_ros.training.pseudo_outliers import PasteConfig
 
@@ -54,6 +55,26 @@ class OutlierConfig:
 
 
 @dataclass(frozen=True)
+class LabelConfig:
+    """Class labels of the inlier images, for the label track: images of one channel that hold class ids.
+
+    Attributes:
+        train: folders parallel to data.train, one each; empty: no labels, the label-free track.
+        val: folders parallel to data.val, one each; empty where data.val is.
+        encoding: ``ids``: the files hold 0 to model.classes - 1; ``cityscapes``: labelIds, brought to the 19 trainIds.
+        ignore: ids of pixels without a class.
+    """
+
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    encoding: Literal["ids", "cityscapes"] = "ids"
+    ignore: tuple[int, ...] = (255,)
+
+    def __post_init__(self) -> None:
+        _require(all(0 <= i <= 65535 for i in self.ignore), "data.labels.ignore", self.ignore, "ids from 0 to 65535")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Inlier images, pseudo-outliers, and how they become batches.
 
@@ -64,6 +85,7 @@ class DataConfig:
         sequence_regex: its first group in a file's name is the frame's sequence; null: a folder is a sequence.
         scene_block: so many consecutive frames of a sequence make a scene, the block that calibration counts by;
             null: a sequence is a scene.
+        labels: class labels of train and val, for the label track only.
         outliers: objects to paste in training.
         outliers_val: objects to paste in validation; none named: outliers_val_share of the outliers' photos.
         outliers_val_share: share of the outliers' photos held out for validation when outliers_val is not given.
@@ -71,6 +93,7 @@ class DataConfig:
         crop_scale: lowest and highest enlargement of the image before a crop is taken.
         flip: probability of a mirror image.
         jitter: brightness, contrast and saturation change by a factor up to 1 +- this.
+        corruptions: weather and camera faults that training scenes are seen under.
         x_out_size: height and width in pixels of the auxiliary outlier images.
         batch_size: images per step and device.
         workers: processes that read images, beside the main one.
@@ -81,6 +104,7 @@ class DataConfig:
     val_share: float = 0.2
     sequence_regex: str | None = None
     scene_block: int | None = None
+    labels: LabelConfig = field(default_factory=LabelConfig)
     outliers: OutlierConfig = field(default_factory=OutlierConfig)
     outliers_val: OutlierConfig = field(default_factory=OutlierConfig)
     outliers_val_share: float = 0.25
@@ -88,6 +112,7 @@ class DataConfig:
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
     jitter: float = 0.0
+    corruptions: CorruptionConfig = field(default_factory=CorruptionConfig)
     x_out_size: tuple[int, int] = (224, 224)
     batch_size: int = 8
     workers: int = 0
@@ -101,6 +126,12 @@ class DataConfig:
         _require(0 <= self.jitter < 1, "data.jitter", self.jitter, "at least 0 and below 1")
         _require(self.crop is None or min(self.crop) >= 32, "data.crop", self.crop, "at least 32 x 32 px, or null")
         _require(min(self.x_out_size) >= 32, "data.x_out_size", self.x_out_size, "at least 32 x 32 px")
+        for split in ("train", "val"):
+            images, labels = len(getattr(self, split)), getattr(self.labels, split)
+            if self.labels.train and len(labels) != images:
+                raise FlowclasError(
+                    f"data.labels.{split} names {len(labels)} folders and data.{split} {images}; give one for each"
+                )
         low, high = self.crop_scale
         _require(0 < low <= high, "data.crop_scale", self.crop_scale, "two factors above 0, the lower first")
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
@@ -179,6 +210,8 @@ class FitConfig:
         loss: the weights and the form of the loss.
         optimiser: learning rate and schedule.
         trainer: duration, validation, device.
+        adapt_rank: rank of the low-rank updates that adapt the backbone to the class labels (label track; needs the
+            extra ``label``); merged into the checkpoint's own backbone when the fit ends; 0: the backbone is frozen.
         method: flowclas, or gaussian: the full-covariance Gaussian on the same features, the baseline without training.
         seed: of everything random; the same seed gives the same weights, bit for bit on a CPU.
         output: folder of the run; must not hold another run.
@@ -191,6 +224,7 @@ class FitConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    adapt_rank: int = 0
     method: Literal["flowclas", "gaussian"] = "flowclas"
     seed: int = 0
     output: str = "runs/fit"
@@ -212,6 +246,36 @@ class FitConfig:
                 f"data.crop {self.data.crop} and model.short_side {self.model.short_side} cannot go together: a crop "
                 "would be enlarged to the short side, and the robot's whole images not; set one of them to null"
             )
+        if self.loss.cells is not None and not self.model.flow.pointwise:
+            raise FlowclasError(
+                f"loss.cells {self.loss.cells} draws single cells, but this flow ('{self.model.flow.type}', kernels "
+                f"{self.model.flow.kernels}, subnet '{self.model.flow.subnet}') looks at their neighbours too; "
+                "set loss.cells null, or a plain glow with kernels [1]"
+            )
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2^31 - 1")
-        if self.method == "flowclas" and self.model.flow.steps == 0:
+        if self.method == "flowclas":
+            self._check_track()
+        if self.method == "flowclas" and self.model.flow.steps == 0 and self.loss.fits_flow:
             raise FlowclasError("method flowclas with model.flow.steps 0 has nothing to train; use method gaussian")
+
+    def _check_track(self) -> None:
+        """The label track is whole or not there: classes, their labels and a loss on them go together."""
+        classes, labels, loss = self.model.classes, self.data.labels, self.loss
+        if not (bool(classes) == bool(labels.train) == loss.fits_classes):
+            raise FlowclasError(
+                f"the label track needs all of model.classes (now {classes}), data.labels.train (now "
+                f"{len(labels.train)} folders) and loss.segmentation or loss.energy_entropy (now {loss.segmentation}, "
+                f"{loss.energy_entropy}); the label-free track none of them"
+            )
+        if labels.encoding == "cityscapes" and classes not in (0, 19):
+            raise FlowclasError(f"model.classes is {classes}; with data.labels.encoding cityscapes it must be 19")
+        if not loss.fits_flow and self.model.score != "energy_entropy":
+            raise FlowclasError(
+                "loss.alpha 0 with loss.contrastive none fits no flow for score nll; set model.score energy_entropy"
+            )
+        _require(self.adapt_rank >= 0, "adapt_rank", self.adapt_rank, "0 or more")
+        if self.adapt_rank and not (classes and self.embed_backbone):
+            raise FlowclasError(
+                f"adapt_rank {self.adapt_rank} needs class labels (model.classes, now {classes}) and embed_backbone "
+                f"true (now {self.embed_backbone}): the adapted backbone lies nowhere else"
+            )

@@ -216,8 +216,10 @@ def _expand(value: Any, key: str) -> Any:
 
 def _build(tree: dict[str, Any], cls: type[C]) -> C:
     parser = _parser(cls)
+    # Called instantiate_classes before jsonargparse 4.49, which anomalib does not admit yet.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
     try:
-        parsed = parser.instantiate(parser.parse_object(tree))
+        parsed = instantiate(parser.parse_object(tree))
     except FlowclasError:
         raise
     except Exception as error:  # jsonargparse raises several types; each means: a value does not fit its option

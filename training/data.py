@@ -6,20 +6,24 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from flowclas_ros.detection.images import list_images, read_image
+from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.augment import augment, fit_into
+from flowclas_ros.training.benchmarks import inlier_images
 from flowclas_ros.training.config import DataConfig, FitConfig
+from flowclas_ros.training.corruptions import maybe_corrupt
+from flowclas_ros.training.labels import label_path, read_class_map
 from flowclas_ros.training.outliers import NoOutliers, OutlierSource, hold_out, open_outliers
-from flowclas_ros.training.pseudo_outliers import IGNORE, PasteConfig, draw_count, paste
+from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, PasteConfig, draw_count, paste
 
 # Stands where an epoch's number does: validation pastes the same objects each time, as no training epoch does.
 VALIDATION = 2**31 - 1
@@ -27,10 +31,11 @@ VALIDATION = 2**31 - 1
 
 @dataclass(frozen=True)
 class Frame:
-    """An inlier image and the scene that it belongs to."""
+    """An inlier image, the scene that it belongs to, and on the label track the file of its class labels."""
 
     path: Path
     scene: str
+    classes: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,9 @@ def open_data(data: DataConfig, seed: int) -> FitData:
     Raises:
         FlowclasError: a folder is missing or without images, or there is nothing to hold out.
     """
-    train = list_frames(data.train, data)
+    train = list_frames(data.train, data, data.labels.train)
     if data.val:
-        val = list_frames(data.val, data)
+        val = list_frames(data.val, data, data.labels.val)
     else:
         train, val = hold_out_scenes(train, data.val_share, seed)
     if not data.outliers.given:  # a distillation may do without
@@ -64,21 +69,27 @@ def open_data(data: DataConfig, seed: int) -> FitData:
     return FitData(train, val, outliers, outliers_val)
 
 
-def list_frames(folders: Sequence[str], config: DataConfig) -> list[Frame]:
-    """All images below the folders, each with its scene: folder, sequence, and block of consecutive frames.
+def list_frames(folders: Sequence[str], config: DataConfig, labels: Sequence[str] = ()) -> list[Frame]:
+    """All images of the folders or splits (see inlier_images), each with its scene: folder, sequence, block of frames.
+
+    ``labels`` are folders of class labels parallel to the folders of images, or none.
 
     Raises:
-        FlowclasError: a folder is missing or without images, or sequence_regex does not match a name.
+        FlowclasError: a folder is missing or without images, sequence_regex does not match a name, or an image has no
+            class labels where there should be.
     """
     sequences: dict[str, list[Path]] = defaultdict(list)
-    for folder in folders:
-        for path in list_images(Path(folder)):
+    classes: dict[Path, Path] = {}
+    for folder, label_folder in zip_longest(folders, labels):
+        for path in inlier_images(folder):
             sequences[f"{path.parent}/{_sequence(path, config.sequence_regex)}"].append(path)
+            if label_folder is not None:
+                classes[path] = label_path(path, Path(folder), Path(label_folder), config.labels)
     frames = []
     for sequence, paths in sorted(sequences.items()):
         for position, path in enumerate(sorted(paths)):
             block = f"#{position // config.scene_block}" if config.scene_block else ""
-            frames.append(Frame(path, sequence + block))
+            frames.append(Frame(path, sequence + block, classes.get(path)))
     return frames
 
 
@@ -130,7 +141,8 @@ class MixDataset(Dataset[dict[str, Any]]):
     """Inlier scenes with objects pasted, afresh for every (epoch, index).
 
     An item is ``image`` (3, H, W) uint8 RGB and ``label`` (H, W) uint8 (0 inlier, 1 pasted, 255 ignore); with
-    ``auxiliary`` also ``out_image`` (3, H', W') and ``out_label`` (H', W'), an outlier's own picture.
+    ``auxiliary`` also ``out_image`` (3, H', W') and ``out_label`` (H', W'), an outlier's own picture; with ``classes``
+    (their number) also ``classes`` (H, W) uint8, each pixel's class, 255 where it has none or an object covers it.
     """
 
     def __init__(
@@ -143,7 +155,9 @@ class MixDataset(Dataset[dict[str, Any]]):
         seed: int,
         augment: bool,
         auxiliary: bool,
+        classes: int = 0,
     ) -> None:
+        self.classes = classes
         self.frames, self.outliers = list(frames), outliers
         self.data, self.paste_config = data, paste_config
         self.seed, self.augment, self.auxiliary = seed, augment, auxiliary
@@ -154,75 +168,57 @@ class MixDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (VALIDATION, key)
         rng = np.random.default_rng([self.seed, epoch, index])
-        image = read_image(self.frames[index].path)
+        image, class_map = self._read(self.frames[index])
         if self.augment:
-            image = augment(image, self.data, rng)
+            image, class_map = augment(image, self.data, rng, class_map)
         count = draw_count(self.paste_config, rng) if len(self.outliers) else 0
         chosen = rng.integers(max(1, len(self.outliers)), size=count)
         image, label = paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng)
+        if self.augment:
+            image = maybe_corrupt(image, self.data.corruptions, rng)  # the objects stand in the same weather
         item = {"image": _to_tensor(image), "label": torch.from_numpy(label)}
+        if class_map is not None:
+            item["classes"] = torch.from_numpy(np.where(label == INLIER, class_map, IGNORE))
         if self.auxiliary:
             picture, inside = self.outliers.image(int(rng.integers(len(self.outliers))))
             picture, inside = fit_into(picture, inside, self.data.x_out_size)
             item |= {"out_image": _to_tensor(picture), "out_label": torch.from_numpy(inside)}
         return item
 
+    def _read(self, frame: Frame) -> tuple[np.ndarray, np.ndarray | None]:
+        image = read_image(frame.path)
+        if not self.classes or frame.classes is None:
+            return image, None
+        return image, read_class_map(frame.classes, image, self.classes, self.data.labels)
+
 
 def training_set(config: FitConfig, data: FitData) -> MixDataset:
     """Training scenes, augmented, with objects pasted afresh every epoch."""
     auxiliary = config.loss.auxiliary and config.loss.contrastive != "none"
     return MixDataset(
-        data.train, data.outliers, config.data, config.paste, seed=config.seed, augment=True, auxiliary=auxiliary
+        data.train,
+        data.outliers,
+        config.data,
+        config.paste,
+        seed=config.seed,
+        augment=True,
+        auxiliary=auxiliary,
+        classes=config.model.classes,
     )
 
 
 def validation_set(config: FitConfig, data: FitData) -> MixDataset:
     """Validation scenes as they are, with the same held-out objects pasted at the same places every time."""
     return MixDataset(
-        data.val, data.outliers_val, config.data, config.paste, seed=config.seed, augment=False, auxiliary=False
+        data.val,
+        data.outliers_val,
+        config.data,
+        config.paste,
+        seed=config.seed,
+        augment=False,
+        auxiliary=False,
+        classes=config.model.classes,
     )
-
-
-def augment(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Enlarge, crop, mirror and change the colours of an inlier image (H, W, 3) uint8."""
-    low, high = config.crop_scale
-    factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    if config.crop is not None:
-        # Never smaller than the crop: a border of padding is no part of the normal world.
-        factor = max(factor, config.crop[0] / image.shape[0], config.crop[1] / image.shape[1])
-    if abs(factor - 1) > 1e-6:
-        size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    if config.crop is not None:
-        height, width = config.crop
-        top = int(rng.integers(image.shape[0] - height + 1))
-        left = int(rng.integers(image.shape[1] - width + 1))
-        image = image[top : top + height, left : left + width]
-    if rng.random() < config.flip:
-        image = image[:, ::-1]
-    return _jitter(image, config.jitter, rng) if config.jitter else np.ascontiguousarray(image)
-
-
-def _jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    brightness, contrast, saturation = rng.uniform(1 - amount, 1 + amount, 3).astype(np.float32)
-    x = image.astype(np.float32)
-    mean = x.mean()
-    x = ((x - mean) * contrast + mean) * brightness
-    grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
-    x = grey[..., None] + saturation * (x - grey[..., None])
-    return np.clip(x + 0.5, 0, 255).astype(np.uint8)
-
-
-def fit_into(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Scale to the largest that fits ``size`` (height, width), aspect kept; the rest repeats the border, label 255."""
-    height, width = size
-    factor = min(height / image.shape[0], width / image.shape[1])
-    new = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
-    image = cv2.resize(image, new, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    label = cv2.resize(label, new, interpolation=cv2.INTER_NEAREST)
-    bottom, right = height - new[1], width - new[0]
-    image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-    return image, cv2.copyMakeBorder(label, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=IGNORE)
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -233,6 +229,8 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
             pairs = [_pad(item[image_key], item[label_key], items, image_key) for item in items]
             batch[image_key] = torch.stack([image for image, _ in pairs])
             batch[label_key] = torch.stack([label for _, label in pairs])
+    if "classes" in items[0]:
+        batch["classes"] = torch.stack([_pad(item["image"], item["classes"], items, "image")[1] for item in items])
     return batch
 
 
@@ -274,6 +272,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
             epoch, position = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.frames), epoch
-            first = position * self.batch_size * self.world + self.rank
-            chosen = [(first + i * self.world) % self.frames for i in range(self.batch_size)]
+            # The ranks' batches one after another are the batch of a single process.
+            first = (position * self.world + self.rank) * self.batch_size
+            chosen = [(first + i) % self.frames for i in range(self.batch_size)]
             yield [(epoch, int(order[i])) for i in chosen]

@@ -1,77 +1,87 @@
-"""`flowclas evaluate`: pixel metrics of a checkpoint on labelled images, and a sheet of its best and worst frames."""
+"""`flowclas evaluate`: what a benchmark reports of a checkpoint on labelled images, with curves and a sheet."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import heapq
+import importlib
 import platform
 import sys
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 import flowclas_ros
-from flowclas_ros.detection.calibration import Calibration
-from flowclas_ros.detection.images import list_images, read_image, read_mask, write_json, write_png
-from flowclas_ros.detection.overlay import contact_sheet, heat_image
+from flowclas_ros.detection.images import read_image, write_bytes, write_json, write_png
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.progress import progress_bar
-from flowclas_ros.training.metrics import PixelMetrics
-
-_SHEET_FRAMES = 4  # best and as many worst
-_TILE_WIDTH = 300
+from flowclas_ros.training.benchmarks import NAMES, OWN, Benchmark, Pair, open_benchmark, pair_folders, unlabelled_pairs
+from flowclas_ros.training.evaluate_corruptions import add_arguments as add_corruption_arguments
+from flowclas_ros.training.evaluate_corruptions import asked_corruptions, evaluate_corruptions
+from flowclas_ros.training.evaluate_pictures import Sheet, curves_png
+from flowclas_ros.training.figures import Figures
+from flowclas_ros.training.smiyc_export import SmiycExport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options, beside those that name the checkpoint and the device."""
-    parser.add_argument("--images", required=True, type=Path, help="folder of images")
-    parser.add_argument("--masks", required=True, type=Path, help="folder of masks named like the images: 0, 1, 255")
-    parser.add_argument("--json", required=True, type=Path, help="where the figures go; the sheet lies beside it")
+    parser.add_argument("--images", type=Path, help="folder of images")
+    parser.add_argument("--masks", type=Path, help="folder of masks named like the images: 0, 1, 255")
+    parser.add_argument("--benchmark", choices=NAMES, help="in place of the two folders: a public data set's layout")
+    parser.add_argument("--root", type=Path, help="where the benchmark lies; of a manifest: the csv file")
+    parser.add_argument("--json", required=True, type=Path, help="where the figures go; pictures lie beside it")
     parser.add_argument("--streaming", action="store_true", help="constant memory: bins instead of every score")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its mask; name is the image's path below its folder, without suffix."""
-
-    name: str
-    image: Path
-    mask: Path
+    parser.add_argument("--export", type=Path, help="folder for float32 scores as the SegmentMeIfYouCan toolkit's")
+    add_corruption_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate as asked, write the JSON and the sheet, print the figures; the exit status 0.
+    """Evaluate as asked, write the JSON and the pictures, print the figures; the exit status 0.
 
-    Raises FlowclasError for images or masks that are missing, broken or do not fit, and for masks of one class only.
+    Raises FlowclasError for images or masks that are missing, broken or do not fit, for a data set that lies in
+    another way than published, and for masks of one class only.
     """
-    pairs = find_pairs(arguments.images, arguments.masks)
+    corruptions = asked_corruptions(arguments)
+    benchmark, pairs = _open(arguments)
+    # Now, and not after hours of scoring.
+    for module in ("matplotlib", "h5py") if arguments.export else ("matplotlib",):
+        importlib.import_module(module)
+    export = SmiycExport(arguments.export, benchmark, arguments.benchmark, method=arguments.checkpoint.stem)
     scorer = Scorer(
         arguments.checkpoint,
         device=arguments.device,
         precision=arguments.precision,
         backbone_weights=arguments.backbone_weights,
     )
-    metrics = PixelMetrics(streaming=arguments.streaming)
-    sheet = _Sheet(scorer.header.get("calibration"))
+    sheet = Sheet(scorer.header.get("calibration"))
     rows: list[dict[str, Any]] = []
-    with progress_bar("evaluate", len(pairs), "images") as advance:
-        for pair in pairs:
-            image, mask, score = _score_pair(pair, scorer)
-            metrics.update(score, mask)
-            rows.append(_row(pair.name, score, mask, arguments.streaming))
-            sheet.add(rows[-1], image, mask, score)
-            advance()
-    result = metrics.compute().to_dict()
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.json.parent, prefix=".evaluate-") as folder:
+        figures = Figures(benchmark, streaming=arguments.streaming, folder=Path(folder))
+        unlabelled = unlabelled_pairs(benchmark, arguments.root, pairs) if arguments.export else []
+        with progress_bar("evaluate", len(pairs) + len(unlabelled), "images") as advance:
+            for pair in [*pairs, *unlabelled]:
+                image, mask, score = _score_pair(pair, scorer)
+                export.add(pair, score)
+                if pair.mask is not None or pair.all_normal:
+                    own = figures.update(pair, score, mask)
+                    rows.append(_row(pair, score, mask, own))
+                    sheet.add(rows[-1], image, mask, score)
+                advance()
+        result = figures.compute()
+    if corruptions:
+        result["corruptions"] = evaluate_corruptions(
+            corruptions, arguments.severity, pairs, scorer, figures.pixels.compute(), arguments.json
+        )
     write_png(sheet_path(arguments.json), sheet.draw(result))
+    write_bytes(curves_path(arguments.json), curves_png(figures.pixels.curves(), result))
+    result = {"track": scorer.header["track"], **result}
     write_json(arguments.json, {**result, "provenance": _provenance(arguments, scorer), "per_image": rows})
-    figures = "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
-    print(f"{figures}  over {result['images']} images, {result['pixels']} pixels -> {arguments.json}")
+    _say(result, arguments)
     return 0
 
 
@@ -80,117 +90,52 @@ def sheet_path(json_path: Path) -> Path:
     return json_path.with_name(f"{json_path.stem}_sheet.png")
 
 
-def find_pairs(images: Path, masks: Path) -> list[Pair]:
-    """Images with their masks by equal relative path without suffix.
+def curves_path(json_path: Path) -> Path:
+    """Where the plot of `--json F` goes: beside it, `<stem>_curves.png`."""
+    return json_path.with_name(f"{json_path.stem}_curves.png")
 
-    Raises FlowclasError when a folder is missing or empty, or an image has no mask or several.
-    """
-    by_name: dict[str, list[Path]] = {}
-    for path in list_images(masks):
-        by_name.setdefault(path.relative_to(masks).with_suffix("").as_posix(), []).append(path)
-    pairs = []
-    for image in list_images(images):
-        name = image.relative_to(images).with_suffix("").as_posix()
-        found = by_name.get(name, [])
-        if len(found) != 1:
-            what = f"{len(found)} masks" if found else "no mask"
-            raise FlowclasError(f"image {image} has {what} in {masks}: there must be one, named {name}.png")
-        pairs.append(Pair(name, image, found[0]))
-    return pairs
+
+def _open(arguments: argparse.Namespace) -> tuple[Benchmark, list[Pair]]:
+    folders, named = (arguments.images, arguments.masks), (arguments.benchmark, arguments.root)
+    if all(folders) and not any(named):
+        return OWN, pair_folders(*folders)
+    if all(named) and not any(folders):
+        return open_benchmark(*named)
+    raise FlowclasError("give either --images and --masks, or --benchmark and --root")
 
 
 def _score_pair(
     pair: Pair, scorer: Scorer
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     image = read_image(pair.image)
-    mask = read_mask(pair.mask, size_of=image, image_name=str(pair.image))
+    mask = pair.read_mask(image)
     scores, _ = scorer.score_batch([image])
     return image, mask, scores[0]
 
 
-def _row(name: str, score: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8], streaming: bool) -> dict[str, Any]:
+def _row(
+    pair: Pair, score: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8], own: dict[str, float] | None
+) -> dict[str, Any]:
     """One image's figures; its own AUPRC is None where it holds one class only."""
-    own = PixelMetrics(streaming=streaming)
-    own.update(score, mask)
-    both = bool((mask == 0).any() and (mask == 1).any())
     normal = score[mask == 0]
     return {
-        "name": name,
-        "auprc": round(own.compute().auprc, 5) if both else None,
+        "name": pair.name,
+        "condition": pair.condition,
+        "auprc": round(own["auprc"], 5) if own else None,
         "anomaly_pixels": int((mask == 1).sum()),
         "mean_normal_score": round(float(normal.mean()), 4) if normal.size else None,
     }
 
 
-class _Sheet:
-    """Keeps small pictures of the frames with the highest and lowest own AUPRC, as rows of a contact sheet."""
-
-    def __init__(self, table: dict[str, Any] | None) -> None:
-        self._calibration = Calibration.from_dict(table) if table else None
-        self._best: list[tuple[float, int, Any]] = []
-        self._worst: list[tuple[float, int, Any]] = []
-        self._count = 0
-
-    def add(
-        self,
-        row: dict[str, Any],
-        image: npt.NDArray[np.uint8],
-        mask: npt.NDArray[np.uint8],
-        score: npt.NDArray[np.float32],
-    ) -> None:
-        if row["auprc"] is None:
-            return
-        self._count += 1
-        for heap, key in ((self._best, row["auprc"]), (self._worst, -row["auprc"])):
-            if len(heap) < _SHEET_FRAMES or key > heap[0][0]:
-                entry = (key, self._count, (row, _small(image), _small(_paint(mask)), _small(score)))
-                (heapq.heappushpop if len(heap) == _SHEET_FRAMES else heapq.heappush)(heap, entry)
-
-    def draw(self, result: dict[str, Any]) -> npt.NDArray[np.uint8]:
-        best = [entry[2] for entry in sorted(self._best, key=lambda entry: -entry[0])]
-        shown = {row["name"] for row, *_ in best}
-        worst = [entry[2] for entry in sorted(self._worst, key=lambda entry: entry[0])]
-        worst = [frame for frame in worst if frame[0]["name"] not in shown]
-        scores = [score for *_, score in best + worst]
-        span = (min(map(np.min, scores)), max(map(np.max, scores))) if scores else (0.0, 1.0)
-        kinds = [("best", best), ("worst", worst)]
-        rows = [
-            [tile for kind, frames in kinds for tile in self._tiles(kind, frames, place, span)]
-            for place in range(max(len(best), len(worst)))
-        ]
-        figures = f"AUPRC {result['auprc']:.4f}   FPR95 {result['fpr95']:.4f}   AUROC {result['auroc']:.4f}"
-        return contact_sheet(rows, tile_width=_TILE_WIDTH, title=f"{figures}   {result['images']} images")
-
-    def _tiles(
-        self, kind: str, frames: list[Any], place: int, span: tuple[float, float]
-    ) -> list[tuple[str, npt.NDArray[np.uint8]]]:
-        """Image, truth and heat of the frame at that place; nothing past the last."""
-        if place >= len(frames):
-            return []
-        row, image, truth, score = frames[place]
-        return [
-            (f"{kind}: {row['name']}", image),
-            ("white anomaly, grey ignored", truth),
-            (f"heat, AUPRC {row['auprc']:.3f}", heat_image(self._heat(score, span))),
-        ]
-
-    def _heat(self, score: npt.NDArray[np.float32], span: tuple[float, float]) -> npt.NDArray[np.float32]:
-        """Calibrated heat; of a checkpoint without a table, the score between the sheet's extremes."""
-        if self._calibration is not None:
-            return self._calibration.heat(score)
-        scaled: npt.NDArray[np.float32] = (score - span[0]) / max(span[1] - span[0], 1e-6)
-        return scaled
-
-
-def _small(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    height = max(1, round(image.shape[0] * _TILE_WIDTH / image.shape[1]))
-    return cv2.resize(image, (_TILE_WIDTH, height), interpolation=cv2.INTER_AREA)
-
-
-def _paint(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    grey = np.zeros(256, np.uint8)
-    grey[1], grey[255] = 255, 90
-    return np.repeat(grey[mask][..., None], 3, axis=2)
+def _say(result: dict[str, Any], arguments: argparse.Namespace) -> None:
+    figures = f"{result['track']} track  "
+    figures += "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
+    print(f"{figures}  over {result['images']} images, {result['pixels']} pixels -> {arguments.json}")
+    for condition, own in result.get("conditions", {}).items():
+        print(f"  {condition}: auprc {own['auprc']:.4f}  fpr95 {own['fpr95']:.4f}  over {own['images']} images")
+    published = result.get("published_images")
+    if published not in (None, result["images"]):
+        print(f"note: the published {arguments.benchmark} has {published} images: figures of {result['images']} differ")
 
 
 def _provenance(arguments: argparse.Namespace, scorer: Scorer) -> dict[str, Any]:
@@ -199,8 +144,10 @@ def _provenance(arguments: argparse.Namespace, scorer: Scorer) -> dict[str, Any]
     return {
         "checkpoint": str(arguments.checkpoint),
         "checkpoint_sha256": scorer.header["sha256"],
-        "images": str(arguments.images),
-        "masks": str(arguments.masks),
+        "benchmark": arguments.benchmark,
+        "root": str(arguments.root) if arguments.root else None,
+        "images": str(arguments.images) if arguments.images else None,
+        "masks": str(arguments.masks) if arguments.masks else None,
         "mode": "streaming" if arguments.streaming else "exact",
         "device": str(scorer.device),
         "precision": scorer.precision,

@@ -21,7 +21,9 @@ from rich.progress import track
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.device import resolve_device
+from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flowclas import FlowCLAS
+from flowclas_ros.training.adaptation import LowRankUpdates
 from flowclas_ros.training.calibrate import CHECKPOINT, export
 from flowclas_ros.training.callbacks import (
     BEST,
@@ -125,6 +127,7 @@ def _fit(output: Path, config: FitConfig, *, resume: bool) -> Path:
     data = open_data(config.data, config.seed)
     L.seed_everything(config.seed, verbose=False)
     model = FlowCLAS(_model_config(config))
+    updates = LowRankUpdates(model.backbone, config.adapt_rank) if config.adapt_rank else None
     module = FitModule(model, config, data)
     quiet_lightning()
     _say(f"fitting on {len(data.train)} frames, choosing on {len(data.val)}; {len(data.outliers)} pseudo-outliers")
@@ -134,6 +137,8 @@ def _fit(output: Path, config: FitConfig, *, resume: bool) -> Path:
         metrics = _train(output, module, device, resume)
     if not _is_first_process():
         return output / CHECKPOINT
+    if updates is not None:
+        updates.merge()
     path = export(output, model, config, data, metrics, device)
     _say(f"wrote {path}")
     return path
@@ -143,7 +148,16 @@ def _model_config(config: FitConfig) -> Any:
     """The model as configured; the Gaussian baseline is the same with no step and no head."""
     model = config.model
     if config.method == "gaussian":
-        return replace(model, flow=replace(model.flow, steps=0, whitening=True), projection_dim=0, margin_weight=0.0)
+        plain: dict[str, Any] = {
+            "projection_dim": 0,
+            "margin_weight": 0.0,
+            "classes": 0,
+            "score": "nll",
+            "energy_weight": 0.0,
+        }
+        return replace(model, flow=replace(model.flow, steps=0, whitening=True), **plain)
+    if not config.loss.fits_flow:  # the classes alone
+        model = replace(model, flow=FlowConfig(steps=0))
     return replace(model, projection_dim=0, margin_weight=0.0) if config.loss.contrastive == "none" else model
 
 
@@ -186,7 +200,7 @@ def _train(output: Path, module: FitModule, device: torch.device, resume: bool) 
     if resume and _is_finished(output / LAST):
         _say("the run had finished; calibrating and writing its checkpoint again")
         return _load_best(output, module)
-    if not resume:
+    if not resume and config.loss.fits_flow:
         _initialise(module.model, config, module.data, device)
     trainer = _trainer(output, module, state, device)
     try:

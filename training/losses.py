@@ -11,6 +11,12 @@ from torch import Tensor
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import FlowCLAS
+from flowclas_ros.training.distributed import (
+    mean_of_shares,
+    mean_over_processes,
+    sample_over_processes,
+    sizes_over_processes,
+)
 from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, OUTLIER
 
 OUTLIER_SHARE = 0.25  # of a cell's pixels that make it an outlier
@@ -28,6 +34,14 @@ class LossConfig:
         temperature: tau.
         samples: N, at most so many pixels of each set (inliers, outliers, auxiliary outliers) a batch.
         auxiliary: add the pixels of the auxiliary outlier images x_out to the contrast set.
+        cells: the flow sees so many inlier cells of a batch, drawn at random, and at most a quarter as many outlier
+            cells; null: all. Only for flows that look at one cell at a time; fits several times as fast, since
+            neighbouring cells tell much the same.
+        outlier_weight: weight of the term that lowers the outliers' likelihood directly: an outlier pixel costs as
+            much as its NLL falls short of ``outlier_margin`` above the inliers' mean; 0: no such term.
+        outlier_margin: in nats per dimension. Without a bound, the flow would only ever push outliers further.
+        segmentation: weight of cross-entropy and Lovasz-softmax on the inliers' classes (label track).
+        energy_entropy: weight of the energy-entropy loss on the class logits (label track).
     """
 
     alpha: float = 1.0
@@ -35,6 +49,11 @@ class LossConfig:
     temperature: float = 0.1
     samples: int = 512
     auxiliary: bool = True
+    cells: int | None = None
+    outlier_weight: float = 0.0
+    outlier_margin: float = 1.0
+    segmentation: float = 0.0
+    energy_entropy: float = 0.0
 
     def __post_init__(self) -> None:
         if self.alpha < 0:
@@ -43,8 +62,27 @@ class LossConfig:
             raise FlowclasError(f"loss.temperature is {self.temperature}; it must be above 0")
         if self.samples < 2:
             raise FlowclasError(f"loss.samples is {self.samples}; it must be at least 2")
-        if self.alpha == 0 and self.contrastive == "none":
+        if self.cells is not None and self.cells < 2:
+            raise FlowclasError(f"loss.cells is {self.cells}; it must be at least 2, or null for all")
+        if self.outlier_weight < 0:
+            raise FlowclasError(f"loss.outlier_weight is {self.outlier_weight}; it must be 0 or more")
+        if self.outlier_margin <= 0:
+            raise FlowclasError(f"loss.outlier_margin is {self.outlier_margin}; it must be above 0")
+        for name in ("segmentation", "energy_entropy"):
+            if getattr(self, name) < 0:
+                raise FlowclasError(f"loss.{name} is {getattr(self, name)}; it must be 0 or more")
+        if not self.fits_flow and not self.fits_classes:
             raise FlowclasError("loss.alpha 0 with loss.contrastive none leaves nothing to fit")
+
+    @property
+    def fits_flow(self) -> bool:
+        """Whether any term reaches the flow."""
+        return self.alpha > 0 or self.contrastive != "none" or self.outlier_weight > 0
+
+    @property
+    def fits_classes(self) -> bool:
+        """Whether any term reaches the segmentation head."""
+        return self.segmentation > 0 or self.energy_entropy > 0
 
 
 def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[int, int], stride: int) -> Tensor:
@@ -75,10 +113,24 @@ def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[in
 
 
 def mean_inlier_nll(nll: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the inlier pixels alone: nll (B, h, w) nats per dimension, labels (B, h, w); 0 where there is none."""
+    """Mean over the inlier pixels alone: nll (B, h, w) nats per dimension, labels (B, h, w); 0 where there is none.
+
+    Of several processes, this one's share of the mean over all of them (see `mean_over_processes`).
+    """
     # Selected, not multiplied by a mask: a NaN or infinity in an ignored pixel must not reach the sum.
-    chosen = nll[labels == INLIER]
-    return chosen.mean() if chosen.numel() else nll.new_zeros(())
+    return mean_over_processes(nll[labels == INLIER], empty=0.0)
+
+
+def outlier_hinge(outlier_nll: Tensor, inlier_nll: Tensor, margin: float) -> Tensor:
+    """How far outliers are from being ``margin`` less likely than the mean inlier, on average; 0 where there is none.
+
+    Args:
+        outlier_nll: (N,) of the outlier pixels, nats per dimension.
+        inlier_nll: scalar, the inliers' mean; taken as given, so that this term moves the outliers alone.
+        margin: nats per dimension.
+    """
+    shortfall = F.relu(inlier_nll.detach() + margin - outlier_nll)
+    return mean_over_processes(shortfall, empty=0.0)
 
 
 def contrastive_loss(anchors: Tensor, anchor_labels: Tensor, extra: Tensor, config: LossConfig) -> Tensor:
@@ -116,6 +168,14 @@ def _sample(rows: Tensor, count: int) -> Tensor:
     return rows[torch.randperm(rows.shape[0], device=rows.device)[:count]]
 
 
+def _draw_cells(features: Tensor, labels: Tensor, inliers: int, outliers: int) -> tuple[Tensor, Tensor]:
+    """At most so many cells of each kind of (B, C, h, w), labelled (B, h, w), in one row: (1, C, 1, N), (1, 1, N)."""
+    rows = features.movedim(1, -1)
+    normal, foreign = _sample(rows[labels == INLIER], inliers), _sample(rows[labels == OUTLIER], outliers)
+    drawn = torch.cat([labels.new_full((len(normal),), INLIER), labels.new_full((len(foreign),), OUTLIER)])
+    return torch.cat([normal, foreign]).T[None, :, None], drawn[None, None]
+
+
 def flowclas_loss(
     model: FlowCLAS,
     features: Tensor,
@@ -123,6 +183,7 @@ def flowclas_loss(
     out_features: Tensor | None,
     out_labels: Tensor | None,
     config: LossConfig,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """The objective alpha * NLL(inlier pixels of x_mix) + contrastive(g(z_mix), g(z_out)).
 
@@ -133,30 +194,41 @@ def flowclas_loss(
         out_features: (B', C, h', w') of x_out, or None.
         out_labels: (B', h', w') of x_out, or None.
         config: weights and settings.
+        generator: on the CPU, draws the sampled pixels; of several processes, in the same state on each.
 
     Returns:
-        Scalars ``loss``, ``nll`` (inliers, nats per dimension), ``nll_outlier`` (not trained on) and, unless off,
-        ``contrastive``.
+        Scalars ``loss``, ``nll`` (inliers, nats per dimension), ``nll_outlier`` (to look at) and, unless off,
+        ``contrastive`` and ``outlier_hinge``.
     """
+    if config.cells is not None:
+        features, labels = _draw_cells(features, labels, config.cells, config.cells // 4)
+        if out_features is not None and out_labels is not None:
+            out_features, out_labels = _draw_cells(out_features, out_labels, 0, config.cells // 4)
     z, log_det = model.latent(features)
     nll = model.nll_of_latent(z, log_det)
     inlier_nll = mean_inlier_nll(nll, labels)
-    outlier_nll = nll.detach()[labels == OUTLIER]
+    outlier_nll = nll[labels == OUTLIER]
     result = {
         "nll": inlier_nll,
-        "nll_outlier": outlier_nll.mean() if outlier_nll.numel() else nll.new_full((), torch.nan),
+        "nll_outlier": mean_over_processes(outlier_nll.detach(), empty=torch.nan),
         "loss": config.alpha * inlier_nll,
     }
+    if config.outlier_weight:
+        result["outlier_hinge"] = outlier_hinge(outlier_nll, mean_of_shares(inlier_nll.detach()), config.outlier_margin)
+        result["loss"] = result["loss"] + config.outlier_weight * result["outlier_hinge"]
     if config.contrastive == "none":
         return result
     projected = model.project(z).movedim(1, -1)
     inliers, outliers = projected[labels == INLIER], projected[labels == OUTLIER]
-    count = min(config.samples, inliers.shape[0], outliers.shape[0])
-    inliers, outliers = _sample(inliers, count), _sample(outliers, count)
+    sizes = [sizes_over_processes(rows) for rows in (inliers, outliers)]
+    count = min(config.samples, *map(sum, sizes))
+    inliers = sample_over_processes(inliers, sizes[0], count, generator)
+    outliers = sample_over_processes(outliers, sizes[1], count, generator)
     extra = projected.new_zeros(0, projected.shape[-1])
     if config.auxiliary and out_features is not None and out_labels is not None:
         z_out, _ = model.latent(out_features)
-        extra = _sample(model.project(z_out).movedim(1, -1)[out_labels == OUTLIER], max(count, 1))
+        rows = model.project(z_out).movedim(1, -1)[out_labels == OUTLIER]
+        extra = sample_over_processes(rows, sizes_over_processes(rows), max(count, 1), generator)
     anchor_labels = torch.cat([labels.new_zeros(inliers.shape[0]), labels.new_ones(outliers.shape[0])])
     result["contrastive"] = contrastive_loss(torch.cat([inliers, outliers]), anchor_labels, extra, config)
     result["loss"] = result["loss"] + result["contrastive"]

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from flowclas_ros.model.flowclas import FlowCLAS
 from flowclas_ros.training.config import FitConfig
@@ -28,16 +29,19 @@ from flowclas_ros.training.data import (
 )
 from flowclas_ros.training.losses import IGNORE, INLIER, flowclas_loss, labels_to_grid
 from flowclas_ros.training.metrics import PixelMetrics
+from flowclas_ros.training.segmentation import label_losses
 
 BACKBONE = "model.backbone."
+INIT_BATCH = 32  # at most so many images start ActNorm: as many on several processes as on one
 MARGIN_SCENES = 48  # pasted training scenes that set the direction of the projection margin
 
 
 class FitModule(L.LightningModule):
-    """Trains everything of a FlowCLAS but its backbone.
+    """Trains everything of a FlowCLAS but its backbone, and of that its low-rank updates where it has any.
 
-    All randomness of a step is drawn from a generator seeded with (seed, step, rank), and its batch is a function of
-    the same three: a resumed run needs no generator's state to go on exactly.
+    All randomness of a step is drawn from generators seeded with (seed, step), the noise also with the rank, and its
+    batch is a function of the same: a resumed run needs no generator's state to go on exactly, and several processes
+    do what one does with all of their batches, but for `flow.noise`, `loss.cells` and the padding of unequal images.
     """
 
     def __init__(self, model: FlowCLAS, config: FitConfig, data: FitData) -> None:
@@ -45,6 +49,11 @@ class FitModule(L.LightningModule):
         self.model, self.config, self.data = model, config, data
         self.strict_loading = False  # the frozen backbone is left out of the resumable state
         self.metrics = PixelMetrics(streaming=True)
+        self.shared = torch.Generator()  # of the step's random numbers that all processes have in common
+        classes = model.config.classes
+        self.iou = MulticlassJaccardIndex(classes, ignore_index=IGNORE) if classes else None  # mean over the classes
+        if not config.loss.fits_flow:
+            model.base.requires_grad_(False)  # in no loss: DistributedDataParallel would wait for its gradient
         self.inlier_score = (0.0, 0)  # sum and count over the validation's inlier pixels
 
     # -- data ---------------------------------------------------------------------------------------------------
@@ -88,19 +97,29 @@ class FitModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Make this step's random numbers independent of all that came before."""
-        entropy = [self.config.seed, self.trainer.global_step, self.trainer.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        entropy = [self.config.seed, self.trainer.global_step]
+        torch.manual_seed(_seed_of([*entropy, self.trainer.global_rank]))
+        self.shared = torch.Generator().manual_seed(_seed_of(entropy))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The loss of one batch (see losses.flowclas_loss)."""
+        """The loss of one batch (see losses.flowclas_loss and segmentation.label_losses)."""
         features, labels = grid_features(self.model, batch["image"], batch["label"])
         out_features = out_labels = None
         if "out_image" in batch:
             # As they are: they come at their own size, which the scenes' short side has no say in.
             out_features, out_labels = grid_features(self.model, batch["out_image"], batch["out_label"], resize=False)
-        losses = flowclas_loss(self.model, features, labels, out_features, out_labels, self.config.loss)
+        losses: dict[str, Tensor] = {}
+        if self.config.loss.fits_flow:
+            # The flow takes the features as they are: its likelihood would rather collapse them than fit them, so the
+            # backbone's low-rank updates learn from the class labels alone.
+            still, out_still = features.detach(), None if out_features is None else out_features.detach()
+            losses = flowclas_loss(self.model, still, labels, out_still, out_labels, self.config.loss, self.shared)
+        if self.config.loss.fits_classes:
+            ours = label_losses(self.model, features, batch["classes"], batch["label"], self.config.loss)
+            losses |= {**ours, "loss": losses["loss"] + ours["loss"] if losses else ours["loss"]}
+        several = self.trainer.world_size > 1
         for name, value in losses.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "nll"))
+            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "nll"), sync_dist=several)
         return losses["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -116,7 +135,7 @@ class FitModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out: it is large, and known by name."""
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(BACKBONE)}
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not is_frozen(k)}
 
     # -- validation ---------------------------------------------------------------------------------------------
 
@@ -126,6 +145,10 @@ class FitModule(L.LightningModule):
         self.inlier_score = (0.0, 0)
         if self.model.config.margin_weight:
             self.model.fit_margin(self._margin_batches())
+        if self.model.config.energy_weight:
+            self.model.fit_energy(self._margin_batches())
+        if self.iou is not None:
+            self.iou.reset()
 
     def _margin_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some training scenes, evenly spread, with the same pastes each time: features and labels on the grid."""
@@ -138,8 +161,11 @@ class FitModule(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Collect the scores of the labelled pixels, at image resolution: (B, H, W), nats per dimension."""
-        scores = self.model(batch["image"].float() / 255)
         labels = batch["label"]
+        features = self.model.features(batch["image"].float() / 255)
+        scores = self.model.to_image(self.model.grid_score(features).unsqueeze(1), *labels.shape[-2:]).squeeze(1)
+        if self.iou is not None:
+            self.iou.update(self.model.to_image(self.model.logits(features), *labels.shape[-2:]), batch["classes"])
         self.metrics.update(scores.cpu().numpy(), labels.cpu().numpy())
         inliers = scores[labels == INLIER]
         total, count = self.inlier_score
@@ -147,13 +173,24 @@ class FitModule(L.LightningModule):
         return {"scores": scores}
 
     def on_validation_epoch_end(self) -> None:
-        """Log AUPRC, FPR95 and the inliers' mean score."""
+        """Log AUPRC, FPR95, the inliers' mean score, and on the label track the mean IoU of the classes."""
         result = self.metrics.compute()
         total, count = self.inlier_score
         self.log("val/auprc", result.auprc, prog_bar=True)
         self.log("val/fpr95", result.fpr95)
         self.log("val/auroc", result.auroc)
         self.log("val/inlier_score", total / max(count, 1))
+        if self.iou is not None:
+            self.log("val/miou", self.iou.compute())
+
+
+def is_frozen(name: str) -> bool:
+    """Whether a tensor of the module's state belongs to the backbone as it came, not to its low-rank updates."""
+    return name.startswith(BACKBONE) and ".lora_" not in name
+
+
+def _seed_of(entropy: Sequence[int]) -> int:
+    return int(np.random.SeedSequence(list(entropy)).generate_state(1)[0])
 
 
 def _ignore_interrupts(worker: int) -> None:
@@ -196,7 +233,7 @@ class FeatureBatches:
         self.model, self.device = model, device
         self.loader = DataLoader(
             InlierDataset([frames[i] for i in order]),
-            batch_size=config.data.batch_size,
+            batch_size=min(config.data.batch_size * config.trainer.devices * config.trainer.nodes, INIT_BATCH),
             collate_fn=collate,
             num_workers=config.data.workers,
         )

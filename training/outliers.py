@@ -151,7 +151,7 @@ class MaskedImages(_Photos):
         root, mask_root = Path(images), Path(masks)
         self.objects: list[tuple[Path, Path, int]] = []
         for path in list_images(root):
-            mask_path = _parallel(path, root, mask_root)
+            mask_path = parallel(path, root, mask_root)
             _, components = _components(mask_path)
             self.objects += [(path, mask_path, label) for label in components]
         if not self.objects:
@@ -290,12 +290,19 @@ def _crop_to_box(rgba: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rgba[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1])
 
 
-def _parallel(path: Path, root: Path, mask_root: Path) -> Path:
+def parallel(path: Path, root: Path, mask_root: Path, *, what: str = "mask") -> Path:
+    """The file below ``mask_root`` that bears an image's name and place below ``root``.
+
+    Raises:
+        FlowclasError: there is none, or the image does not lie below ``root``.
+    """
+    if not path.is_relative_to(root):
+        raise FlowclasError(f"image '{path}' lies not below '{root}': {what}s go with folders, not with splits")
     base = mask_root / path.relative_to(root)
     for suffix in (base.suffix, ".png", ".bmp", ".tif", ".tiff"):
         if base.with_suffix(suffix).is_file():
             return base.with_suffix(suffix)
-    raise FlowclasError(f"image '{path}' has no mask '{base.with_suffix('.png')}'; masks bear their images' names")
+    raise FlowclasError(f"image '{path}' has no {what} '{base.with_suffix('.png')}'; {what}s bear their images' names")
 
 
 def _components(path: Path) -> tuple[np.ndarray, list[int]]:

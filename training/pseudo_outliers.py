@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.harmonise import draw_depth, match_colours, size_range, soften_edge
 
 Array = np.ndarray
 INLIER, OUTLIER, IGNORE = 0, 1, 255
@@ -20,6 +21,9 @@ class PasteConfig:
     """How objects are pasted.
 
     Attributes:
+        style: ``plain``, or ``harmonised``: objects stand on the ground below the horizon, max_size large at the lower
+            border and smaller with their distance; lightness, contrast and colours are matched to the scene by
+            ``exposure``, and the edge fades over a width that goes with the size.
         min_objects, max_objects: objects a scene, drawn uniformly.
         min_size, max_size: an object's longer side as a share of the scene's shorter side, drawn log-uniformly.
         flip: probability of a horizontal flip.
@@ -31,10 +35,11 @@ class PasteConfig:
             few objects then stand for many more.
         fragment: probability that only a part of an object is pasted.
         greyscale: probability that scene and object lose their colour together.
-        placement: ``anywhere``, or ``below_horizon``: the object's lower edge lies below the horizon.
+        placement: ``anywhere``, or ``below_horizon``: the object's lower edge lies below the horizon; of plain style.
         horizon: the horizon's height as a share of the scene's height, from the top.
     """
 
+    style: Literal["plain", "harmonised"] = "plain"
     min_objects: int = 1
     max_objects: int = 4
     min_size: float = 0.05
@@ -62,6 +67,8 @@ class PasteConfig:
         for name in ("flip", "exposure", "jitter", "recolour", "fragment", "greyscale", "horizon"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FlowclasError(f"paste.{name} is {getattr(self, name)}; it must lie in 0..1")
+        if self.style == "harmonised" and self.horizon > 0.95:
+            raise FlowclasError(f"paste.horizon is {self.horizon}; with style harmonised it must be at most 0.95")
         if self.feather < 0 or self.max_rotation < 0:
             raise FlowclasError("paste.feather and paste.max_rotation must be 0 or more")
 
@@ -82,9 +89,14 @@ def paste(scene: Array, cutouts: Sequence[Array], config: PasteConfig, rng: np.r
     image = scene.astype(np.float32)
     labels = np.zeros(scene.shape[:2], np.uint8)
     for cutout in cutouts:
-        obj = _transform(cutout, min(scene.shape[:2]), config, rng)
+        depth = draw_depth(rng) if config.style == "harmonised" else None
+        sizes = (config.min_size, config.max_size)
+        if depth is not None:
+            sizes = size_range(depth, *sizes)
+        low, high = (share * min(scene.shape[:2]) for share in sizes)
+        obj = _transform(cutout, low, high, config, rng)
         if obj is not None:
-            _blend(image, labels, obj, config, rng)
+            _blend(image, labels, obj, depth, config, rng)
     if rng.random() < config.greyscale:
         image[:] = (image @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), labels
@@ -95,15 +107,15 @@ def draw_count(config: PasteConfig, rng: np.random.Generator) -> int:
     return int(rng.integers(config.min_objects, config.max_objects + 1))
 
 
-def _transform(cutout: Array, scene_side: int, config: PasteConfig, rng: np.random.Generator) -> Array | None:
-    """The object at its new size, turned and flipped: (h, w, 4) float32, colour premultiplied by alpha."""
+def _transform(cutout: Array, low: float, high: float, config: PasteConfig, rng: np.random.Generator) -> Array | None:
+    """The object at its new size (px, from low to high), turned and flipped: (h, w, 4) float32, premultiplied."""
     if rng.random() < config.flip:
         cutout = cutout[:, ::-1]
     if rng.random() < config.fragment:
         cutout = _fragment(cutout, rng)
     if rng.random() < config.recolour:
         cutout = _recolour(cutout, rng)
-    side = scene_side * float(np.exp(rng.uniform(np.log(config.min_size), np.log(config.max_size))))
+    side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     height, width = cutout.shape[:2]
     factor = side / max(height, width)
     angle = float(rng.uniform(-config.max_rotation, config.max_rotation))
@@ -125,6 +137,8 @@ def _transform(cutout: Array, scene_side: int, config: PasteConfig, rng: np.rand
     rgba = cv2.warpAffine(rgba, matrix, (out_w, out_h), flags=cv2.INTER_LINEAR)
     if config.feather:
         rgba = cv2.GaussianBlur(rgba, (0, 0), config.feather)
+    if config.style == "harmonised":
+        rgba = soften_edge(rgba)
     return rgba if rgba[..., 3].max() > 0.5 else None
 
 
@@ -146,17 +160,18 @@ def _recolour(cutout: Array, rng: np.random.Generator) -> Array:
     return np.dstack([rgb, cutout[..., 3]])
 
 
-def _blend(image: Array, labels: Array, obj: Array, config: PasteConfig, rng: np.random.Generator) -> None:
-    """Lay the object over the image in place, at a random position; parts may stick out."""
+def _blend(
+    image: Array, labels: Array, obj: Array, depth: float | None, config: PasteConfig, rng: np.random.Generator
+) -> None:
+    """Lay the object over the image in place, at a random position or on the ground at a depth; parts may stick out."""
     height, width = labels.shape
     h, w = obj.shape[:2]
     x = int(rng.integers(-(w // 4), max(width - w + w // 4, 1 - w // 4)))
-    lowest = height - h + h // 4
-    if config.placement == "below_horizon":
-        y = int(rng.integers(min(int(config.horizon * height) - h, lowest - 1), lowest))
-        y = max(y, int(config.horizon * height) - h)
+    if depth is None:
+        y = _draw_row(height, h, config, rng)
     else:
-        y = int(rng.integers(min(-(h // 4), lowest - 1), lowest))
+        foot = int(np.flatnonzero((obj[..., 3] > 0.5).any(axis=1))[-1]) + 1
+        y = round(height * (config.horizon + depth * (1 - config.horizon))) - foot
     top, left, bottom, right = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
     if bottom - top < 2 or right - left < 2:
         return
@@ -165,11 +180,24 @@ def _blend(image: Array, labels: Array, obj: Array, config: PasteConfig, rng: np
     if not (alpha > 0.5).any():
         return
     under = image[top:bottom, left:right]
-    colour = obj[..., :3] * _gain(obj, under, config, rng)
+    if depth is None:
+        colour = obj[..., :3] * _gain(obj, under, config, rng)
+    else:
+        around = image[max(top - h // 2, 0) : bottom + h // 2, max(left - w // 2, 0) : right + w // 2]
+        colour = match_colours(obj, around, image, config.exposure) * _jitter_gain(config, rng)
     under[:] = colour + under * (1 - alpha[..., None])
     region = labels[top:bottom, left:right]
     region[alpha > 0.5] = OUTLIER
     region[(alpha > 0.1) & (alpha <= 0.5) & (region == INLIER)] = IGNORE
+
+
+def _draw_row(height: int, h: int, config: PasteConfig, rng: np.random.Generator) -> int:
+    """The image row of the upper border of an object h px high."""
+    lowest = height - h + h // 4
+    if config.placement == "below_horizon":
+        y = int(rng.integers(min(int(config.horizon * height) - h, lowest - 1), lowest))
+        return max(y, int(config.horizon * height) - h)
+    return int(rng.integers(min(-(h // 4), lowest - 1), lowest))
 
 
 def _gain(obj: Array, scene: Array, config: PasteConfig, rng: np.random.Generator) -> Array:
@@ -178,6 +206,11 @@ def _gain(obj: Array, scene: Array, config: PasteConfig, rng: np.random.Generato
     own = obj[..., :3].sum(axis=(0, 1)) / weight + 1.0
     around = scene.mean(axis=(0, 1)) + 1.0
     gain = np.clip(around / own, 0.25, 4.0) ** config.exposure
+    return (gain * _jitter_gain(config, rng)).astype(np.float32)
+
+
+def _jitter_gain(config: PasteConfig, rng: np.random.Generator) -> Array:
+    """A random factor per colour channel (3,)."""
     brightness = 1 + rng.uniform(-config.jitter, config.jitter)
     colour = 1 + rng.uniform(-config.jitter, config.jitter, 3) / 2
-    return (gain * brightness * colour).astype(np.float32)
+    return (brightness * colour).astype(np.float32)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flowclas_ros.detection.drift import DriftReference
 from flowclas_ros.errors import FlowclasError
 
 HEAT_DECADES = 6.0
@@ -42,12 +43,15 @@ class Calibration:
     rates: (k,) float64, strictly falling, an upper bound on F at the threshold of the same index; the last is 0.
     thresholds: (k,) float64, rising, nats per dimension.
     scenes, pixels: how many scenes and pixels the curve rests on.
+    drift: what the same scenes' scores look like, for telling when the world has changed; None for a single scene, and
+    in checkpoints from before there was drift.
     """
 
     rates: FloatArray
     thresholds: FloatArray
     scenes: int
     pixels: int
+    drift: DriftReference | None = None
 
     @classmethod
     def fit(cls, scene_scores: Iterable[npt.NDArray[Any]]) -> Calibration:
@@ -138,6 +142,7 @@ class Calibration:
             "pixels": self.pixels,
             "rates": rates,
             "thresholds": [float(np.format_float_positional(np.float32(t), unique=True)) for t in self.thresholds],
+            **({} if self.drift is None else {"drift": self.drift.to_dict()}),
         }
 
     @classmethod
@@ -146,7 +151,8 @@ class Calibration:
         try:
             rates = np.asarray(table["rates"], dtype=np.float64)
             thresholds = np.asarray(table["thresholds"], dtype=np.float32).astype(np.float64)
-            calibration = cls(rates, thresholds, int(table["scenes"]), int(table["pixels"]))
+            drift = DriftReference.from_dict(table["drift"]) if table.get("drift") else None
+            calibration = cls(rates, thresholds, int(table["scenes"]), int(table["pixels"]), drift)
         except (KeyError, TypeError, ValueError) as error:
             raise FlowclasError(f"calibration table is unreadable ({error!r}): calibrate again") from error
         shapes_fit = rates.ndim == 1 and rates.shape == thresholds.shape and rates.size > 0 and calibration.scenes > 0

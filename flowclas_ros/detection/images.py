@@ -46,6 +46,23 @@ def read_mask(path: str | Path, *, size_of: RGB | None = None, image_name: str =
     size_of: the image that the mask belongs to, for comparing sizes. Raises FlowclasError naming the file when it
     cannot be read, has several channels, holds another value, or has another size than its image.
     """
+    labels = read_labels(path, size_of=size_of, image_name=image_name)
+    known = (labels == 0) | (labels == 1) | (labels == 255)
+    if not known.all():
+        value = labels[~known].flat[0]
+        raise FlowclasError(
+            f"mask {path} holds value {value}: use 0 for normal, 1 for anomaly and 255 for ignored pixels only"
+        )
+    return labels.astype(np.uint8)
+
+
+def read_labels(
+    path: str | Path, *, size_of: RGB | None = None, image_name: str = "its image"
+) -> npt.NDArray[np.integer | np.bool_]:
+    """Read a file of ids as (H,W), whatever they mean; a palette file by its indices.
+
+    size_of: the image that the ids belong to. Raises FlowclasError as `read_mask` does, but for no value.
+    """
     path = Path(path)
     loaded = _load(path)
     if loaded.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
@@ -53,18 +70,12 @@ def read_mask(path: str | Path, *, size_of: RGB | None = None, image_name: str =
             f"mask {path} has mode {loaded.mode}: save it as one channel of 0 (normal), 1, 255 (ignore)"
         )
     labels = np.asarray(loaded)
-    known = (labels == 0) | (labels == 1) | (labels == 255)
-    if not known.all():
-        value = labels[~known].flat[0]
-        raise FlowclasError(
-            f"mask {path} holds value {value}: use 0 for normal, 1 for anomaly and 255 for ignored pixels only"
-        )
     if size_of is not None and labels.shape != size_of.shape[:2]:
         mask_size, size = (f"{shape[1]}x{shape[0]}" for shape in (labels.shape, size_of.shape))
         raise FlowclasError(
             f"mask {path} is {mask_size} and {image_name} is {size}: masks must have the size of their images"
         )
-    return labels.astype(np.uint8)
+    return labels
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.detector import DEFAULT_MIN_AREA, Detector
+from flowclas_ros.detection.drift import Drift, DriftMonitor
 from flowclas_ros.detection.geometry import Located
 from flowclas_ros.detection.regions import Region, find_regions
 from flowclas_ros.detection.smoothing import ScoreSmoother, hysteresis_mask
@@ -32,7 +33,8 @@ class Rules:
 
     min_area: pixels. hysteresis: nats per dimension below the threshold down to which a hazard reaches around its
     pixels above it. region_of_interest: left, top, right, bottom as shares of width and height. smoothing: time
-    constant in seconds, 0 for none. confirm_frames, forget_frames: of HazardTracker.
+    constant in seconds, 0 for none. confirm_frames, forget_frames: of HazardTracker. drift_window: seconds over which
+    the scores are held against the calibration's, 0 for never.
     """
 
     min_area: int = DEFAULT_MIN_AREA
@@ -41,6 +43,7 @@ class Rules:
     smoothing: float = 0.0
     confirm_frames: int = 1
     forget_frames: int = 3
+    drift_window: float = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,8 @@ class Judged:
 
     score: (H,W) float32, nats per dimension, smoothed where that is asked for. mask: (H,W) bool, anomalous and
     searched. searched: (H,W) bool, None for every pixel. peak: highest searched score. anomalous_share: of the
-    searched pixels, 0..1. seconds: that the judging took.
+    searched pixels, 0..1. seconds: that the judging took. drift: of the raw score over the last frames, all pixels
+    counted, searched or not, as in the calibration.
     """
 
     detector: Detector = field(repr=False)
@@ -59,6 +63,7 @@ class Judged:
     peak: float
     anomalous_share: float
     seconds: float
+    drift: Drift
 
     @cached_property
     def heat(self) -> npt.NDArray[np.float32]:
@@ -102,6 +107,7 @@ class Interpreter:
     def __init__(self, rules: Rules):
         self._smoother: ScoreSmoother | None = None
         self._tracker = HazardTracker(rules.confirm_frames, rules.forget_frames)
+        self._drift = DriftMonitor(rules.drift_window)
         self._rules = rules
         self._region: tuple[tuple, npt.NDArray[np.bool_] | None] = ((), None)  # (of what, the pixels inside)
         self.set_rules(rules)
@@ -110,6 +116,7 @@ class Interpreter:
         """Go on by other rules, from the next frame on; known hazards keep their ids."""
         self._rules = rules
         self._tracker.confirm_frames, self._tracker.forget_frames = rules.confirm_frames, rules.forget_frames
+        self._drift.window = rules.drift_window
         if rules.smoothing == 0:
             self._smoother = None
         elif self._smoother is None:
@@ -124,6 +131,7 @@ class Interpreter:
 
     def model_changed(self) -> None:
         """The scores to come are not comparable with those so far; hazards keep their ids."""
+        self._drift.reset()
         if self._smoother is not None:
             self._smoother.reset()
 
@@ -141,6 +149,8 @@ class Interpreter:
         no pixel is left to search: an empty search must not read as a clear view.
         """
         start = time.perf_counter()
+        calibration = detector.calibration
+        drift = self._drift.update(score, stamp, None if calibration is None else calibration.drift)
         if self._smoother is not None:
             score = self._smoother.update(score, stamp)
         searched = self._searched(score.shape, ignore)
@@ -151,7 +161,7 @@ class Interpreter:
         mask = hysteresis_mask(judged, detector.threshold, detector.threshold - self._rules.hysteresis)
         share = float(np.count_nonzero(mask)) / count
         peak = float(judged.max())
-        return Judged(detector, score, mask, searched, peak, share, time.perf_counter() - start)
+        return Judged(detector, score, mask, searched, peak, share, time.perf_counter() - start, drift)
 
     def interpret(
         self, judged: Judged, stages: dict[str, float], *, stamp: int, locate: Locate | None = None

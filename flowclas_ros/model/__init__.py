@@ -4,10 +4,12 @@ from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
 from flowclas_ros.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from flowclas_ros.model.device import resolve_device
 from flowclas_ros.model.flow import FlowConfig, NormalizingFlow
+from flowclas_ros.model.flow_types import FLOW_TYPES, build_flow
 from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
 from flowclas_ros.model.presets import PRESETS, build_preset
 
 __all__ = [
+    "FLOW_TYPES",
     "PRESETS",
     "BackboneConfig",
     "Checkpoint",
@@ -17,6 +19,7 @@ __all__ = [
     "FlowConfig",
     "FrozenBackbone",
     "NormalizingFlow",
+    "build_flow",
     "build_preset",
     "load_checkpoint",
     "resolve_device",

@@ -39,12 +39,27 @@ class BackboneConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Section:
+    """The channels of the feature map that one layer of the backbone gave.
+
+    Attributes:
+        channels: how many.
+        factor: how much coarser the layer's own grid is than the feature map's; 1 where it is as fine, or finer.
+    """
+
+    channels: int
+    factor: int = 1
+
+
 class FrozenBackbone(nn.Module):
     """A timm model that is never trained: always in eval mode, without gradients, preprocessing included.
 
     Attributes:
+        adapted: low-rank updates are being trained in it, so that its features have gradients after all.
         channels: C, channels of the feature map (sum over the layers).
         stride: pixels per cell of the feature map.
+        sections: the layers that the channels came from, in the channels' order.
 
     Raises:
         FlowclasError: timm has no such model, its weights are not to be had, or a layer does not exist.
@@ -55,10 +70,12 @@ class FrozenBackbone(nn.Module):
     model: Any  # timm's models share attributes, not a type
     channels: int
     stride: int
+    sections: list[Section]
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
+        self.adapted = False
         self.is_transformer = _is_plain_transformer(config.name)
         self.model = _create(config, self.is_transformer)
         if self.is_transformer:
@@ -81,6 +98,7 @@ class FrozenBackbone(nn.Module):
         self.layers = [layer % depth for layer in layers]
         self.stride = self.pad_multiple = int(self.model.patch_embed.patch_size[0])
         self.channels = self.model.embed_dim * len(self.layers)
+        self.sections = [Section(self.model.embed_dim) for _ in self.layers]
 
     def _set_up_convolutional(self) -> None:
         _drop_unused_blocks(self.model)
@@ -88,13 +106,16 @@ class FrozenBackbone(nn.Module):
         self.model.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
         self.stride = self.config.stride or max(reductions)
         self.pad_multiple = math.lcm(self.stride, *reductions)
-        self.channels = sum(self.model.feature_info.channels())
+        self.sections = [
+            Section(channels, max(1, reduction // self.stride))
+            for channels, reduction in zip(self.model.feature_info.channels(), reductions, strict=True)
+        ]
+        self.channels = sum(section.channels for section in self.sections)
 
     def train(self, mode: bool = True) -> FrozenBackbone:
         """Stay in eval mode: a trainer's ``model.train()`` must not change the frozen features."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Features of RGB images.
 
@@ -105,7 +126,8 @@ class FrozenBackbone(nn.Module):
         Returns:
             (B, C, ceil(H / stride), ceil(W / stride)).
         """
-        return self.feature_map(images)
+        with torch.set_grad_enabled(self.adapted and torch.is_grad_enabled()):
+            return self.feature_map(images)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """What ``forward`` gives, with gradients where they are asked for: for a backbone in the making."""

@@ -39,7 +39,7 @@ class Checkpoint:
     Attributes:
         model: in eval mode, on the asked-for device.
         header: format, format_version, name, config, backbone_sha256, backbone_embedded, calibration (dict or None),
-            provenance (dict), and sha256 of the file.
+            provenance (dict), track (label-free or label), and sha256 of the file.
     """
 
     model: FlowCLAS
@@ -67,6 +67,7 @@ def save_checkpoint(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "name": path.stem,
+        "track": model.config.track,
         "config": asdict(model.config),
         "backbone_sha256": model.backbone.content_sha256(),
         "backbone_embedded": embed_backbone,
@@ -129,6 +130,7 @@ def load_checkpoint(
             f"'{config.backbone.weights}'; give the ones it was fitted with as backbone weights"
         )
     header["sha256"] = _sha256(path)
+    header["track"] = config.track  # older files do not say; those that do say what their configuration says
     # The configuration as it was saved: where the weights came from this time does not belong to the model.
     model.config = _config_from(header["config"], path)
     return Checkpoint(model.to(device).eval(), header)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Sides = Literal["one_sided", "two_sided"]
@@ -45,6 +46,31 @@ class ResidualSubnet(nn.Module):
         return self.last(x + self.body(x))
 
 
+class CoarseSubnet(nn.Module):
+    """A subnet that sees its input on a coarser grid, brought there and back by invertible down- and up-sampling.
+
+    Down-sampling puts each block of factor x factor pixels into the channels (space to depth, Dinh et al. 2017,
+    section 3.6), up-sampling undoes it (U-Flow's i-RevNet up-sampling). A coupling whose subnets work so is the same
+    map as: down-sample, couple the two halves of the channels there, up-sample. Written this way, every scale and
+    shift stays at the pixel that it acts on, so the log-determinant stays exact per pixel; and a grid that is no
+    multiple of the factor needs no other flow, as what a subnet repeats at the border only informs, and is not
+    transformed.
+    """
+
+    def __init__(self, subnet: nn.Module, factor: int) -> None:
+        super().__init__()
+        self.subnet, self.factor = subnet, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h, w); the subnet maps factor^2 times as many channels."""
+        height, width = x.shape[-2:]
+        pad_h, pad_w = -height % self.factor, -width % self.factor
+        if pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h), mode="replicate")
+        y = F.pixel_shuffle(self.subnet(F.pixel_unshuffle(x, self.factor)), self.factor)
+        return y[..., :height, :width]
+
+
 def _groups(channels: int) -> int:
     """The largest of 32, 16, ... 1 that divides the channels."""
     return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
@@ -55,20 +81,33 @@ class AffineCoupling(nn.Module):
 
     The log-scale is softly clamped, ``s = clamp * tanh(raw)``, so one layer changes a channel by at most
     ``exp(+-clamp)``. The log-determinant is exactly the sum of s over pixels and channels, whatever the subnet's
-    receptive field, because the Jacobian is triangular.
+    receptive field, because the Jacobian is triangular. With a ``factor`` above 1 the subnets work on a grid that much
+    coarser (``CoarseSubnet``).
     """
 
     def __init__(
-        self, channels: int, hidden: int, *, sides: Sides, subnet: SubnetKind, kernel: int, clamp: float
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        sides: Sides,
+        subnet: SubnetKind,
+        kernel: int,
+        clamp: float,
+        factor: int = 1,
     ) -> None:
         super().__init__()
         self.split = (channels // 2, channels - channels // 2)
         self.clamp = clamp
 
         def make(source: int, target: int) -> nn.Module:
-            if subnet == "plain":
-                return PlainSubnet(source, 2 * target, hidden, kernel)
-            return ResidualSubnet(source, 2 * target, hidden)
+            source, target = source * factor**2, target * factor**2
+            made = (
+                PlainSubnet(source, 2 * target, hidden, kernel)
+                if subnet == "plain"
+                else ResidualSubnet(source, 2 * target, hidden)
+            )
+            return CoarseSubnet(made, factor) if factor > 1 else made
 
         first, second = self.split
         self.drive_second = make(first, second)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.backbone import Section
 from flowclas_ros.model.coupling import AffineCoupling, Sides, SubnetKind
 from flowclas_ros.model.whitening import Whitening
+
+FlowType = Literal["glow", "fastflow", "uflow"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class FlowConfig:
         noise: standard deviation of Gaussian noise on the (whitened) features, in training mode only; it keeps the
             couplings from learning the few pseudo-outliers by heart.
         seed: of the fixed permutations.
+        type: ``glow``, the paper's: all channels on one grid; ``fastflow``: a flow of its own for each layer of the
+            backbone (fastflow.py); ``uflow``: stages from the coarsest layer to the finest (uflow.py). L is the steps
+            of each flow or stage.
     """
 
     steps: int = 8
@@ -41,6 +48,7 @@ class FlowConfig:
     whitening: bool = True
     noise: float = 0.0
     seed: int = 0
+    type: FlowType = "glow"
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -55,6 +63,13 @@ class FlowConfig:
             raise FlowclasError(f"flow.kernels is {self.kernels}; it must be odd numbers such as 3, 1")
         if self.clamp <= 0:
             raise FlowclasError(f"flow.clamp is {self.clamp}; it must be above 0")
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether a pixel's latent and likelihood depend on that pixel's features alone."""
+        # The other types see the coarser layers in blocks of cells.
+        alone = self.type == "glow" and self.subnet == "plain" and set(self.kernels) == {1}
+        return self.steps == 0 or alone
 
 
 class ActNorm(nn.Module):
@@ -103,9 +118,11 @@ class Permutation(nn.Module):
 
 
 class FlowStep(nn.Module):
-    """ActNorm, permutation, affine coupling."""
+    """ActNorm, permutation, affine coupling; the coupling's subnets on a grid coarser by ``factor``."""
 
-    def __init__(self, channels: int, config: FlowConfig, index: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, channels: int, config: FlowConfig, index: int, generator: torch.Generator, factor: int = 1
+    ) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
         self.permutation = Permutation(channels, generator)
@@ -116,6 +133,7 @@ class FlowStep(nn.Module):
             subnet=config.subnet,
             kernel=config.kernels[index % len(config.kernels)],
             clamp=config.clamp,
+            factor=factor,
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,21 +147,76 @@ class FlowStep(nn.Module):
         return self.actnorm.inverse(self.permutation.inverse(self.coupling.inverse(z)))
 
 
+class FlowSteps(nn.ModuleList):
+    """L steps one after the other on the same channels and grid.
+
+    Raises:
+        FlowclasError: fewer than 2 channels, which no coupling can split.
+    """
+
+    def __init__(self, channels: int, config: FlowConfig, generator: torch.Generator, factor: int = 1) -> None:
+        if channels < 2:
+            raise FlowclasError(f"a coupling flow needs at least 2 channels, got {channels}")
+        super().__init__(FlowStep(channels, config, i, generator, factor) for i in range(config.steps))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) -> z (B, C, h, w), log-determinant (B, h, w)."""
+        log_det = x.new_zeros(x.shape[0], *x.shape[-2:])
+        for step in self:
+            x, step_log_det = step(x)
+            log_det = log_det + step_log_det
+        return x, log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The x with ``forward(x) = z``."""
+        for step in reversed(self):
+            z = step.inverse(z)  # type: ignore[operator]
+        return z
+
+    def initialise(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Start every ActNorm from x (B, C, h, w) over the pixels of mask (B, h, w); the z of x."""
+        for step in self:
+            step.actnorm.initialise(x, mask)  # type: ignore[union-attr, operator]
+            x, _ = step(x)
+        return x
+
+
 class NormalizingFlow(nn.Module):
     """An invertible map of features (B, C, h, w) to latents of the same shape.
 
     The (B, h, w) log-determinant is a decomposition over pixels of the joint one: its sum is exact, and masking it per
     pixel keeps outlier and padding pixels out of the inlier likelihood.
+
+    This is type ``glow``. Another type is a subclass that says what comes after the whitening: ``build``,
+    ``transform``, ``untransform`` and ``start``.
+
+    Args:
+        channels: C.
+        config: shape of the flow.
+        sections: the backbone's layers whose channels, in this order, are the C; none given: all are of one layer.
     """
 
-    def __init__(self, channels: int, config: FlowConfig) -> None:
+    def __init__(self, channels: int, config: FlowConfig, sections: Sequence[Section] = ()) -> None:
         super().__init__()
-        if channels < 2:
-            raise FlowclasError(f"a coupling flow needs at least 2 channels, got {channels}")
-        generator = torch.Generator().manual_seed(config.seed)
         self.config = config
         self.whitening = Whitening(channels) if config.whitening else None
-        self.steps = nn.ModuleList(FlowStep(channels, config, i, generator) for i in range(config.steps))
+        self.build(list(sections) or [Section(channels)], torch.Generator().manual_seed(config.seed))
+
+    def build(self, sections: list[Section], generator: torch.Generator) -> None:
+        """Make the layers; the generator draws the fixed permutations."""
+        self.steps = FlowSteps(sum(section.channels for section in sections), self.config, generator)
+
+    def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened features (B, C, h, w) -> z (B, C, h, w), log-determinant (B, h, w)."""
+        return self.steps(x)  # type: ignore[no-any-return]
+
+    def untransform(self, z: Tensor) -> Tensor:
+        """The x with ``transform(x)[0] = z``."""
+        return self.steps.inverse(z)
+
+    def start(self, x: Tensor, mask: Tensor | None) -> None:
+        """Set every ActNorm from whitened features x (B, C, h, w), over the pixels of mask (B, h, w)."""
+        self.steps.initialise(x, mask)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, C, h, w) -> latent z (B, C, h, w) and log-determinant per pixel (B, h, w), in nats."""
@@ -152,16 +225,13 @@ class NormalizingFlow(nn.Module):
             x, log_det = self.whitening(x)
         if self.training and self.config.noise:
             x = x + self.config.noise * torch.randn_like(x)
-        for step in self.steps:
-            x, step_log_det = step(x)
-            log_det = log_det + step_log_det
-        return x, log_det
+        z, flow_log_det = self.transform(x)
+        return z, log_det + flow_log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """The features x (B, C, h, w) with ``forward(x)[0] = z``."""
-        for step in reversed(self.steps):
-            z = step.inverse(z)  # type: ignore[operator]
-        return self.whitening.inverse(z) if self.whitening is not None else z
+        x = self.untransform(z)
+        return self.whitening.inverse(x) if self.whitening is not None else x
 
     @torch.no_grad()
     def initialise(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
@@ -176,12 +246,10 @@ class NormalizingFlow(nn.Module):
         """
         if self.whitening is not None:
             self.whitening.fit(batches)
-        if not self.steps:
+        if not self.config.steps:
             return
         x, mask = next(iter(batches))
         x = x.to(next(self.parameters()).device)
         if self.whitening is not None:
             x, _ = self.whitening(x)
-        for step in self.steps:
-            step.actnorm.initialise(x, mask)  # type: ignore[union-attr, operator]
-            x, _ = step(x)
+        self.start(x, mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
 from flowclas_ros.model.density import DiagonalGaussian
-from flowclas_ros.model.flow import FlowConfig, NormalizingFlow
+from flowclas_ros.model.flow import FlowConfig
+from flowclas_ros.model.flow_types import build_flow
+from flowclas_ros.model.fusion import MarginFusion
+from flowclas_ros.model.segmentation import SegmentationHead, energy_entropy
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,13 @@ class FlowCLASConfig:
         backbone: the frozen feature extractor.
         flow: the normalizing flow on its features.
         projection_dim: P, channels of the projection head that the contrastive loss uses; 0 for none.
-        margin_weight: weight of the projection margin in the score, in inlier standard deviations of the NLL per
-            inlier standard deviation of the margin; 0 is the published score, the NLL alone.
+        margin_weight: weight of the projection margin in the score (``MarginFusion``); 0 is the published score, the
+            NLL alone.
+        classes: K, inlier classes of the segmentation head; 0 for none: the label-free track.
+        score: what the score is built on: ``nll``, to which the weighted terms are added, or ``energy_entropy``, that
+            of the class logits alone; the flow is not run then.
+        energy_weight: weight of the energy-entropy score beside the NLL, in inlier standard deviations as above.
+        entropy_weight: alpha, the entropy's share in the energy-entropy score.
         short_side: pixels; images are resized to this shorter side before the backbone, so that objects have the
             size they had in fitting whatever the camera; None leaves them as they come.
     """
@@ -33,9 +42,14 @@ class FlowCLASConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     projection_dim: int = 256
     margin_weight: float = 0.0
+    classes: int = 0
+    score: Literal["nll", "energy_entropy"] = "nll"
+    energy_weight: float = 0.0
+    entropy_weight: float = 1.0
     short_side: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_classes()
         if self.margin_weight < 0 or (self.margin_weight and not self.projection_dim):
             raise FlowclasError(
                 f"margin_weight is {self.margin_weight} with projection_dim {self.projection_dim}; it must be 0 or "
@@ -46,23 +60,42 @@ class FlowCLASConfig:
         if self.short_side is not None and self.short_side < 32:
             raise FlowclasError(f"short_side is {self.short_side} px; it must be at least 32, or null for none")
 
+    def _check_classes(self) -> None:
+        if self.classes < 0 or self.classes == 1 or self.classes > 255:
+            raise FlowclasError(f"classes is {self.classes}; it must be from 2 to 255, or 0 for no class labels")
+        if self.energy_weight < 0 or self.entropy_weight < 0:
+            raise FlowclasError(
+                f"energy_weight is {self.energy_weight}, entropy_weight {self.entropy_weight}; both must be 0 or more"
+            )
+        if not self.classes and (self.energy_weight or self.score == "energy_entropy"):
+            raise FlowclasError(
+                "the energy-entropy score needs class logits: set classes, or score nll, energy_weight 0"
+            )
+        if self.score == "energy_entropy" and (self.energy_weight or self.margin_weight):
+            raise FlowclasError(
+                f"score energy_entropy stands alone: set energy_weight (now {self.energy_weight}) and margin_weight "
+                f"(now {self.margin_weight}) to 0, or score to nll"
+            )
+
+    @property
+    def track(self) -> str:
+        """``label`` when the model learned from class labels of the inliers, else ``label-free``: never compared."""
+        return "label" if self.classes else "label-free"
+
 
 class FlowCLAS(nn.Module):
-    """Backbone, flow, base density and projection head as one model: image in, score map out."""
-
-    margin_direction: Tensor
-    margin_offset: Tensor
+    """Backbone, flow, base density and heads as one model: image in, score map out."""
 
     def __init__(self, config: FlowCLASConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = FrozenBackbone(config.backbone)
         channels = self.backbone.channels
-        self.flow = NormalizingFlow(channels, config.flow)
+        self.flow = build_flow(channels, config.flow, self.backbone.sections)
         self.base = DiagonalGaussian(channels)
         self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
-        self.register_buffer("margin_direction", torch.zeros(config.projection_dim))
-        self.register_buffer("margin_offset", torch.zeros(()))
+        self.fusion = MarginFusion(config.projection_dim, config.margin_weight) if config.margin_weight else None
+        self.segmentation = SegmentationHead(channels, config.classes) if config.classes else None
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """Size in pixels at which the backbone sees an image of the given size."""
@@ -71,9 +104,10 @@ class FlowCLAS(nn.Module):
         factor = self.config.short_side / min(height, width)
         return max(1, round(height * factor)), max(1, round(width * factor))
 
-    @torch.no_grad()
     def features(self, images: Tensor, *, resize: bool = True) -> Tensor:
-        """Frozen features: RGB in 0..1 (B, 3, H, W) -> (B, C, h, w), float32; at the short side unless told not to."""
+        """The backbone's features: RGB in 0..1 (B, 3, H, W) -> (B, C, h, w), float32; at the short side unless told
+        not to. Without gradients, unless low-rank updates are being trained in the backbone.
+        """
         size = self.working_size(*images.shape[-2:])
         if resize and size != tuple(images.shape[-2:]):
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
@@ -101,52 +135,82 @@ class FlowCLAS(nn.Module):
             raise FlowclasError("this model has no projection head: build it with projection_dim above 0")
         return F.normalize(self.projection(self.base.whiten(z)).float(), dim=1)
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Class logits of features (B, C, h, w) on their grid: (B, K, h, w) float32.
+
+        Raises:
+            FlowclasError: the model was built without a segmentation head.
+        """
+        if self.segmentation is None:
+            raise FlowclasError("this model has no segmentation head: build it with classes above 0")
+        logits: Tensor = self.segmentation(features)
+        return logits
+
+    def energy_entropy(self, features: Tensor) -> Tensor:
+        """Energy-entropy score of features (B, C, h, w) on their grid: (B, h, w) float32, nats."""
+        return energy_entropy(self.logits(features), self.config.entropy_weight)
+
     def grid_score(self, features: Tensor) -> Tensor:
         """Anomaly score of features (B, C, h, w) on their grid: (B, h, w) float32, nats per dimension.
 
-        The NLL, plus ``margin_weight`` times the projection margin: how much nearer a pixel's projection lies to the
-        outliers' mean direction than to the inliers', scaled to the NLL's own spread (``fit_margin``). The
-        likelihood sees what is rare, the margin what is foreign; their sum leaves fewer of both kinds of error.
+        The NLL; with ``margin_weight`` fused with the projection margin (``MarginFusion``). The likelihood sees what is
+        rare, the margin what is foreign; together they leave fewer of both kinds of error.
+        With ``energy_weight``, the energy-entropy score of the class logits is added (``SegmentationHead``); with
+        ``score: energy_entropy`` it stands alone, in nats.
         """
-        z, log_det = self.latent(features)
-        score = self.nll_of_latent(z, log_det).float()
-        if self.config.margin_weight:
-            margin = self._margin(z) - self.margin_offset
-            score = score + self.config.margin_weight * margin
+        if self.config.score == "energy_entropy":
+            return self.energy_entropy(features)
+        score = self._likelihood_score(features)
+        if self.config.energy_weight and self.segmentation is not None:
+            energy = self.energy_entropy(features) - self.segmentation.energy_offset
+            score = score + self.config.energy_weight * self.segmentation.energy_scale * energy
         return score
 
-    def _margin(self, z: Tensor) -> Tensor:
-        # Not under autocast: a product with a fixed direction is cheap, and its rounding would show in the score.
-        return (self.project(z) * self.margin_direction.view(1, -1, 1, 1)).sum(dim=1)
+    def _likelihood_score(self, features: Tensor) -> Tensor:
+        z, log_det = self.latent(features)
+        nll = self.nll_of_latent(z, log_det).float()
+        return nll if self.fusion is None else self.fusion(nll, self.project(z))
 
     @torch.no_grad()
     def fit_margin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Set the margin's direction and scale from labelled features; the flow and the head stay as they are.
+        """Set the fusion's direction and scales from labelled features; the flow and the head stay as they are.
 
         Args:
             batches: features (B, C, h, w) with labels (B, h, w), 0 inlier, 1 outlier, anything else ignored.
 
         Raises:
-            FlowclasError: no inlier or no outlier among them, or no projection head.
+            FlowclasError: no inlier or no outlier among them, or a model without margin_weight.
         """
-        projections: tuple[list[Tensor], list[Tensor]] = ([], [])
-        nlls = []
+        if self.fusion is None:
+            raise FlowclasError("margin_weight is 0: this model's score is the NLL alone, there is no margin to fit")
+        inliers, outliers, nlls = [], [], []
         for features, labels in batches:
             z, log_det = self.latent(features)
             rows = self.project(z).movedim(1, -1)
-            for kept, label in zip(projections, (0, 1), strict=True):
-                kept.append(rows[labels == label])
+            inliers.append(rows[labels == 0])
+            outliers.append(rows[labels == 1])
             nlls.append(self.nll_of_latent(z, log_det).float()[labels == 0])
-        inliers, outliers = (torch.cat(kept) if kept else torch.empty(0) for kept in projections)
-        if inliers.shape[0] < 2 or outliers.shape[0] == 0:
-            raise FlowclasError(
-                f"the projection margin needs inlier and outlier pixels, got {inliers.shape[0]} and {outliers.shape[0]}"
-            )
-        direction = outliers.mean(dim=0) - inliers.mean(dim=0)
-        margins = inliers @ direction
-        scale = torch.cat(nlls).std() / margins.std().clamp_min(1e-6)
-        self.margin_direction.copy_(direction * scale)
-        self.margin_offset.copy_(margins.mean() * scale)
+        if not inliers:
+            raise FlowclasError("the projection margin needs inlier and outlier pixels, got no batch at all")
+        self.fusion.fit(torch.cat(inliers), torch.cat(outliers), torch.cat(nlls))
+
+    @torch.no_grad()
+    def fit_energy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Bring the energy-entropy score to the spread that the rest of the score has on inliers.
+
+        Args:
+            batches: features (B, C, h, w) with labels (B, h, w), 0 inlier, anything else left out.
+
+        Raises:
+            FlowclasError: no inlier pixel, or no segmentation head.
+        """
+        rest, energy = [], []
+        for features, labels in batches:
+            rest.append(self._likelihood_score(features)[labels == 0])
+            energy.append(self.energy_entropy(features)[labels == 0])
+        if self.segmentation is None or not sum(len(values) for values in energy):
+            raise FlowclasError("the energy-entropy score needs inlier pixels to be brought to scale, got none")
+        self.segmentation.fit_scale(torch.cat(energy), torch.cat(rest))
 
     def forward(self, images: Tensor) -> Tensor:
         """Anomaly score of RGB images in 0..1.
@@ -157,12 +221,15 @@ class FlowCLAS(nn.Module):
         Returns:
             (B, H, W) float32, nats per dimension; the score of the grid (``grid_score``), interpolated bilinearly.
         """
-        height, width = images.shape[-2:]
         score = self.grid_score(self.features(images)).unsqueeze(1)
+        return self.to_image(score, images.shape[-2], images.shape[-1]).squeeze(1)
+
+    def to_image(self, grid: Tensor, height: int, width: int) -> Tensor:
+        """A map on the grid (B, K, h, w) interpolated bilinearly to the image (B, K, height, width), in pixels."""
         # Cells tile the padded image exactly, so upsample to whole cells first and crop the padding off after.
-        rows, cols = score.shape[-2] * self.backbone.stride, score.shape[-1] * self.backbone.stride
+        rows, cols = grid.shape[-2] * self.backbone.stride, grid.shape[-1] * self.backbone.stride
         work_h, work_w = self.working_size(height, width)
-        score = F.interpolate(score, size=(rows, cols), mode="bilinear", align_corners=False)[..., :work_h, :work_w]
+        grid = F.interpolate(grid, size=(rows, cols), mode="bilinear", align_corners=False)[..., :work_h, :work_w]
         if (work_h, work_w) != (height, width):
-            score = F.interpolate(score, size=(height, width), mode="bilinear", align_corners=False)
-        return score.squeeze(1)
+            grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
+        return grid

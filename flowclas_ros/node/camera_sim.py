@@ -107,12 +107,12 @@ class Publishers:
             name: node.create_publisher(Image, f"{group}/{name}", quality) for name, group in topics.items()
         }
         self._info = node.create_publisher(CameraInfo, f"camera/{say.CAMERA_INFO}", quality)
+        self._tf: Any = None
         try:
             from tf2_msgs.msg import TFMessage
 
             self._tf = node.create_publisher(TFMessage, "/tf", 10)
         except ModuleNotFoundError:
-            self._tf = None
             node.get_logger().warning("tf2_msgs is not installed: no /tf (apt install ros-$ROS_DISTRO-tf2-msgs)")
 
     def send(self, frame: Any) -> None:

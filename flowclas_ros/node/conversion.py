@@ -14,10 +14,18 @@ import numpy as np
 
 from flowclas_ros.errors import FlowclasError
 
-# bytes a pixel of the encodings that are read without cv_bridge
+# bytes a pixel of the encodings that are read where they lie
 PLAIN_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2, "16UC1": 2, "32FC1": 4}
 
-
+# What else a camera driver sends: bytes a pixel, and OpenCV's conversion to RGB. Its names for the Bayer patterns begin
+# at the second pixel of the second row, and those that begin at the first came with 4.5.5 only, so BG is ROS's rggb.
+_BAYER = {"rggb": "BG", "bggr": "RG", "gbrg": "GR", "grbg": "GB"}
+OPENCV_ENCODINGS = {
+    **{f"bayer_{ros}8": (1, f"COLOR_Bayer{theirs}2RGB") for ros, theirs in _BAYER.items()},
+    **{f"bayer_{ros}16": (2, f"COLOR_Bayer{theirs}2RGB") for ros, theirs in _BAYER.items()},
+    **dict.fromkeys(("yuv422", "uyvy"), (2, "COLOR_YUV2RGB_UYVY")),
+    **dict.fromkeys(("yuv422_yuy2", "yuyv"), (2, "COLOR_YUV2RGB_YUY2")),
+}
 _OUTPUT_DTYPES = {
     **{name: np.dtype(np.uint8) for name in ("mono8", "rgb8", "bgr8")},
     **{name: np.dtype(np.uint16) for name in ("mono16", "16UC1")},
@@ -41,14 +49,18 @@ class BrokenImageError(FlowclasError):
 
 
 def to_rgb(message: ImageLike) -> np.ndarray:
-    """The picture in `message` as (H, W, 3) uint8 RGB: a view on its data for the 8-bit and 16-bit encodings.
+    """The picture in `message` as (H, W, 3) uint8 RGB: a view on its data for PLAIN_ENCODINGS but 32FC1.
 
     The view may be read-only, padded, or have negative or zero strides (bgr8, mono8): make it contiguous before it is
-    handed to torch. 16-bit pixels (mono16, 16UC1) are read as their high byte: full scale is 65535, fixed, because a
-    stretch fitted to each frame would make the score of one place depend on what else is in the picture. A camera
-    that fills only 10, 12 or 14 of the bits must be shifted up by its driver. 32FC1 is grey in 0..1, clipped; NaN is
-    black. Every other encoding goes through cv_bridge. Raises BrokenImageError.
+    handed to torch. 16-bit pixels (mono16, 16UC1, bayer_..16) are read as their high byte: full scale is 65535, fixed,
+    because a stretch fitted to each frame would make the score of one place depend on what else is in the picture. A
+    camera that fills only 10, 12 or 14 of the bits must be shifted up by its driver. 32FC1 is grey in 0..1, clipped;
+    NaN is black. Bayer and YUV 4:2:2 are converted by OpenCV, every other encoding by cv_bridge.
+
+    Raises BrokenImageError.
     """
+    if message.encoding in OPENCV_ENCODINGS:
+        return _through_opencv(message)
     if message.encoding not in PLAIN_ENCODINGS:
         return _through_cv_bridge(message)
     check_layout(message, PLAIN_ENCODINGS[message.encoding])
@@ -63,8 +75,8 @@ def to_rgb(message: ImageLike) -> np.ndarray:
         grey = _grey_of_float(
             np.ndarray((height, width), ">f4" if message.is_bigendian else "<f4", data, strides=(step, 4))
         )
-    else:  # mono16, 16UC1: the high byte stands first when big-endian, second otherwise
-        grey = np.ndarray((height, width), np.uint8, data, offset=0 if message.is_bigendian else 1, strides=(step, 2))
+    else:
+        grey = _high_bytes(message)
     return np.broadcast_to(grey[..., None], (height, width, 3))
 
 
@@ -138,8 +150,36 @@ def _grey_of_float(values: np.ndarray) -> np.ndarray:
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
+def _high_bytes(message: ImageLike) -> np.ndarray:
+    """(H, W) uint8 of 16-bit pixels: the high byte stands first when big-endian, second otherwise."""
+    shape, first = (message.height, message.width), 0 if message.is_bigendian else 1
+    return np.ndarray(shape, np.uint8, message.data, offset=first, strides=(message.step, 2))
+
+
+def _through_opencv(message: ImageLike) -> np.ndarray:
+    """Bayer and YUV 4:2:2, whose two bytes a pixel are Y and, by turns, U and V."""
+    import cv2  # here, for those who need it alone
+
+    size, conversion = OPENCV_ENCODINGS[message.encoding]
+    check_layout(message, size)
+    height, width, step = message.height, message.width, message.step
+    if not message.encoding.startswith("bayer"):
+        raw: np.ndarray = np.ndarray((height, width, 2), np.uint8, message.data, strides=(step, 2, 1))
+    elif size == 2:
+        raw = _high_bytes(message)
+    else:
+        raw = np.ndarray((height, width), np.uint8, message.data, strides=(step, 1))
+    try:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(raw), getattr(cv2, conversion)), np.uint8)
+    except cv2.error as error:
+        raise BrokenImageError(
+            f"image of {message.width}x{message.height} pixels cannot be '{message.encoding}' ({error.err}): "
+            "check the camera driver"
+        ) from error
+
+
 def _through_cv_bridge(message: ImageLike) -> np.ndarray:
-    """Bayer, YUV and the rest. cv_bridge's compiled part breaks under NumPy 2, so it is imported only when needed."""
+    """The rest, rgb16 for instance. cv_bridge's compiled part breaks under NumPy 2: imported only when needed."""
     try:
         from cv_bridge import CvBridge
     except ImportError as error:

@@ -183,7 +183,7 @@ class DetectorNode(LifecycleNode):
                 worker.call(found.close, HAND_OVER)
         except Exception as error:  # a hung or broken device: the rest must be given back all the same
             self.get_logger().error(f"the device was not given back: {type(error).__name__}: {error}")
-        if not worker.stop(timeout=1.0):
+        if not worker.stop(timeout=1.0) and found is not None:  # without one it is loading, interrupted at its start
             self.get_logger().error("the worker hangs in the device's driver: restart the node")
 
     # ---------------------------------------------------------------- frames, from thread to thread

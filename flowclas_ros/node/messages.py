@@ -7,6 +7,7 @@ which rosbags serialises by the definitions in msg/.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from flowclas_ros.detection.overlay import Picture
 
 Make = Callable[..., Any]  # make("Point", x=1.0, y=2.0, z=3.0)
+
+MARKER_LIFETIME = 1.0  # seconds; a detector that dies takes its markers with it
+THINNEST = 0.02  # metres; a face seen from the front has no depth, and RViz draws no flat cube
+TEXT_HEIGHT = 0.15  # metres
+SEEN, HELD = (0.90, 0.10, 0.10), (0.95, 0.60, 0.10)  # red; orange when it was not seen in this frame
+# visualization_msgs/Marker's and sensor_msgs/PointField's own numbers
+ADD, DELETEALL, CUBE, TEXT_VIEW_FACING, FLOAT32 = 0, 3, 1, 9, 7
+_CLOUD_FIELDS = ("x", "y", "z", "score")
+_FLOAT_BYTES = 4
 
 
 def hazard_array(header: Any, hazards: Sequence[TrackedHazard], make: Make) -> Any:
@@ -51,6 +61,86 @@ def _hazard(hazard: TrackedHazard, make: Make) -> Any:
     )
 
 
+def hazard_cloud(header: Any, hazards: Sequence[TrackedHazard], depth_reason: str, make: Make) -> Any:
+    """A sensor_msgs/PointCloud2 of the hazards' points (x, y, z in metres and score, float32), empty without a hazard.
+
+    header: the input image's. The points of hazards that are held on are in it, at the place where they were last seen.
+    None, so that nothing is published, when depth was not usable (`Located.reason`) and a hazard has no place: an
+    empty cloud would read as a free way, where a cloud that stays out makes Nav2's collision monitor stop. A hazard
+    without depth in a usable depth image, too far for the sensor for instance, is left out of the cloud alone.
+    """
+    if depth_reason and any(hazard.location is None for hazard in hazards):
+        return None
+    parts = [hazard.location.points for hazard in hazards if hazard.location is not None]
+    points = np.concatenate(parts) if parts else np.empty((0, len(_CLOUD_FIELDS)), np.float32)
+    step = _FLOAT_BYTES * len(_CLOUD_FIELDS)
+    return make(
+        "PointCloud2",
+        header=header,
+        height=1,
+        width=len(points),
+        fields=[
+            make("PointField", name=name, offset=_FLOAT_BYTES * index, datatype=FLOAT32, count=1)
+            for index, name in enumerate(_CLOUD_FIELDS)
+        ],
+        is_bigendian=sys.byteorder == "big",
+        point_step=step,
+        row_step=step * len(points),
+        data=np.ascontiguousarray(points, dtype=np.float32).reshape(-1).view(np.uint8),
+        is_dense=True,
+    )
+
+
+def hazard_markers(header: Any, hazards: Sequence[TrackedHazard], make: Make) -> Any:
+    """A visualization_msgs/MarkerArray for RViz: a box around each hazard with a place; id, peak and range above it.
+
+    Each array first deletes all, so that what left is gone at once and no list of what was drawn needs keeping.
+    """
+    markers = [make("Marker", header=header, action=DELETEALL)]
+    for hazard in hazards:
+        if hazard.location is not None:
+            markers += _box_and_text(header, hazard, hazard.location, make)
+    return make("MarkerArray", markers=markers)
+
+
+def _box_and_text(header: Any, hazard: TrackedHazard, location: Any, make: Make) -> list[Any]:
+    xyz = np.ascontiguousarray(location.points[:, :3].T)
+    low, high = (edge.astype(float) for edge in (xyz.min(axis=1), xyz.max(axis=1)))
+    centre = (low + high) / 2  # not the position, which is the median and lies off the middle
+    red, green, blue = HELD if hazard.missed or hazard.location_missed else SEEN
+    box: dict[str, Any] = {"ns": "box", "type": CUBE, "at": centre, "scale": np.maximum(high - low, THINNEST)}
+    above = np.array([centre[0], low[1] - TEXT_HEIGHT, centre[2]])  # y points down
+    text: dict[str, Any] = {"ns": "text", "type": TEXT_VIEW_FACING, "at": above, "scale": (0, 0, TEXT_HEIGHT)}
+    said = f"#{hazard.id}  {hazard.region.peak:.2f}  {location.nearest_range:.1f} m"
+    return [
+        _marker(header, hazard.id, make, rgba=(red, green, blue, 0.4), text="", **box),
+        _marker(header, hazard.id, make, rgba=(1, 1, 1, 1), text=said, **text),
+    ]
+
+
+def _marker(
+    header: Any, number: int, make: Make, *, ns: str, type: int, at: Any, scale: Any, rgba: Any, text: str
+) -> Any:
+    place, size, colour = ([float(value) for value in values] for values in (at, scale, rgba))
+    return make(
+        "Marker",
+        header=header,
+        ns=ns,
+        id=number & 0x7FFFFFFF,
+        type=type,
+        action=ADD,
+        pose=make(
+            "Pose",
+            position=make("Point", x=place[0], y=place[1], z=place[2]),
+            orientation=make("Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
+        ),
+        scale=make("Vector3", x=size[0], y=size[1], z=size[2]),
+        color=make("ColorRGBA", r=colour[0], g=colour[1], b=colour[2], a=colour[3]),
+        lifetime=make("Duration", sec=int(MARKER_LIFETIME), nanosec=int(MARKER_LIFETIME % 1 * 1e9)),
+        text=text,
+    )
+
+
 def nearest_range(hazards: Sequence[TrackedHazard]) -> float:
     """Metres to the nearest point of any hazard; NaN when none has a place."""
     return min((h.location.nearest_range for h in hazards if h.location is not None), default=math.nan)
@@ -69,6 +159,8 @@ def state_fields(level: Level, text: str, status: Status, detector: Detector) ->
         "threshold": float(detector.threshold),
         "false_alarm_rate": math.nan if detector.false_alarm_rate is None else float(detector.false_alarm_rate),
         "threshold_guaranteed": bool(detector.guaranteed),
+        "drift": scene.drift if scene else math.nan,
+        "drifted": scene.drifted if scene else False,
         "checkpoint_name": str(detector.header.get("name", "")),
         "checkpoint_sha256": str(detector.header.get("sha256", "")),
         "latency": scene.latency if scene else math.nan,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from flowclas_ros.node.quality import Heard, output_qos, overridden, publisher_e
 
 if TYPE_CHECKING:
     from flowclas_ros.detection.interpreter import Finding
+    from flowclas_ros.node.parameters import Settings
 
 TOPICS = {
     "hazards": HazardArray,
@@ -50,39 +51,43 @@ class Outputs:
         }
 
     def destroy(self) -> None:
-        """Take every publisher out of the graph."""
-        for publisher in self._publishers.values():
+        """Take every publisher out of the graph. A worker that hung in the driver meanwhile publishes to nobody."""
+        publishers, self._publishers = self._publishers, {}
+        for publisher in publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def mask(self, header: Any, mask: np.ndarray, scale: float) -> None:
+    def mask(self, header: Any, mask: np.ndarray, settings: Settings) -> None:
         """A frame's mask (H, W) bool, which is known first."""
-        self._publish("mask", lambda: to_message(mask_pixels(mask, scale), "mono8", header))
+        scale = settings.output_scale
+        self._publish("mask", settings.publish, lambda: to_message(mask_pixels(mask, scale), "mono8", header))
 
-    def frame(self, header: Any, image: np.ndarray, finding: Finding, scale: float, camera_info: Any = None) -> None:
+    def frame(
+        self, header: Any, image: np.ndarray, finding: Finding, settings: Settings, camera_info: Any = None
+    ) -> None:
         """The rest of a frame's messages, each with the input's header, the most urgent first.
 
-        image: (H, W, 3) uint8 RGB. scale: size of the output images as a share of the input's. camera_info: the
-        input's, where it is known.
+        image: (H, W, 3) uint8 RGB. camera_info: the input's, where it is known.
         """
-        self._publish("hazards", lambda: hazard_array(header, finding.hazards))
+        scale, wanted = settings.output_scale, settings.publish
+        self._publish("hazards", wanted, lambda: hazard_array(header, finding.hazards))
         if "points" in self._publishers:
             reason = "no depth" if finding.located is None else finding.located.reason
-            self._publish("points", lambda: hazard_cloud(header, finding.hazards, reason))
-            self._publish("markers", lambda: hazard_markers(header, finding.hazards))
-        self._publish("heatmap", lambda: to_message(heat_pixels(finding.heat, scale), "mono8", header))
-        self._publish("score", lambda: to_message(scaled(finding.judged.score, scale), "32FC1", header))
-        self._publish("overlay", lambda: to_message(overlay_pixels(image, finding, scale), "bgr8", header))
+            self._publish("points", wanted, lambda: hazard_cloud(header, finding.hazards, reason))
+            self._publish("markers", wanted, lambda: hazard_markers(header, finding.hazards))
+        self._publish("heatmap", wanted, lambda: to_message(heat_pixels(finding.heat, scale), "mono8", header))
+        self._publish("score", wanted, lambda: to_message(scaled(finding.judged.score, scale), "32FC1", header))
+        self._publish("overlay", wanted, lambda: to_message(overlay_pixels(image, finding, scale), "bgr8", header))
         if scale != 1 and camera_info is not None:
             size = output_size(image.shape[1], image.shape[0], scale)
-            self._publish("camera_info", lambda: _camera_info(camera_info, header, size))
+            self._publish("camera_info", wanted, lambda: _camera_info(camera_info, header, size))
 
     def state(self, build: Callable[[], DetectorState]) -> None:
         """The state, built if somebody listens."""
-        self._publish("state", build)
+        self._publish("state", ("state",), build)
 
-    def _publish(self, name: str, build: Callable[[], Any]) -> None:
-        publisher = self._publishers[name]
-        if publisher.get_subscription_count() > 0:
+    def _publish(self, name: str, wanted: Collection[str], build: Callable[[], Any]) -> None:
+        publisher = self._publishers.get(name)
+        if publisher is not None and name in wanted and publisher.get_subscription_count() > 0:
             message = build()
             if message is not None:
                 publisher.publish(message)

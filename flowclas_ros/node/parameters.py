@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# ~/state is not among them, nor is /diagnostics: whoever relies on the detector must always hear of it
+OUTPUTS = ("score", "heatmap", "mask", "overlay", "hazards", "points", "markers", "camera_info")
+
 
 def _parameter(
     default: Any, description: str, *, bounds: tuple | None = None, choices: tuple[str, ...] = (), live: bool = False
@@ -93,6 +96,13 @@ class Settings:
         bounds=(0.0, 60.0),
         live=True,
     )
+    drift_window: float = _parameter(
+        10.0,
+        "Seconds of frames whose scores are held against the calibration's; the state says when they have drifted; "
+        "0: never.",
+        bounds=(0.0, 3600.0),
+        live=True,
+    )
     max_age: float = _parameter(
         0.5,
         "Seconds: a frame older than this by its stamp when its turn comes is dropped; 0 drops none.",
@@ -143,6 +153,13 @@ class Settings:
         1.0,
         "Size of the output images as a share of the input's. Hazards stay in pixels of the input.",
         bounds=(0.05, 1.0),
+        live=True,
+    )
+    publish: tuple[str, ...] = _parameter(
+        OUTPUTS,
+        "Outputs that are published, of score, heatmap, mask, overlay, hazards, points, markers and camera_info. One "
+        "that is left out stays advertised but is neither computed nor sent, whoever listens; one empty name: none. "
+        "The state and the diagnostics always are.",
         live=True,
     )
     autostart: bool = _parameter(
@@ -209,6 +226,9 @@ def contradiction(settings: Settings) -> str:
         return f"region_of_interest {list(region)} is not left < right, top < bottom as four shares in 0..1"
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
         return f"device '{settings.device}' is none of auto, cpu, cuda, cuda:<n>"
+    for name in settings.publish:
+        if name not in OUTPUTS and settings.publish != ("",):
+            return f"publish: '{name}' is none of {', '.join(OUTPUTS)} (the state always is published)"
     return _cameras_contradiction(settings.cameras)
 
 

@@ -146,5 +146,6 @@ def _values(detector: Detector, counts: Counts, scene: Scene | None) -> list:
     }
     if scene is not None:
         values["latency (s)"] = f"{scene.latency:.4f}"
+        values["drift"] = f"{scene.drift:.4f}"
         values.update({f"{stage} (s)": f"{seconds:.4f}" for stage, seconds in scene.timings.items()})
     return [KeyValue(key=key, value=str(value)) for key, value in values.items()]

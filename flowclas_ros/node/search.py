@@ -165,4 +165,5 @@ def rules(settings: Settings) -> Rules:
         smoothing=settings.smoothing,
         confirm_frames=settings.confirm_frames,
         forget_frames=settings.forget_frames,
+        drift_window=settings.drift_window,
     )

@@ -29,7 +29,7 @@ class Scene:
 
     hazards: confirmed ones. candidates: regions of min_area that no confirmed hazard stands for (yet). peak_score:
     nats per dimension, of the searched pixels. nearest_range: metres, NaN when unknown. latency: seconds, NaN for a
-    frame without a stamp.
+    frame without a stamp. drift: 0..1, of the frames up to this one, NaN when unknown.
     """
 
     header: Any
@@ -40,6 +40,8 @@ class Scene:
     nearest_range: float
     latency: float
     timings: dict[str, float]
+    drift: float = math.nan
+    drifted: bool = False
 
     @property
     def model_time(self) -> float:

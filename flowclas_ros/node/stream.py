@@ -126,15 +126,16 @@ class Stream:
         self._prepare()
         settings = self._settings()
         judged = self._interpreter.judge(detector, score, stamp=stamp, ignore=self._ignored(score.shape))
-        self.outputs.mask(header, judged.mask, settings.output_scale)  # at once: the rest takes time
+        self.outputs.mask(header, judged.mask, settings)  # at once: the rest takes time
         locate = functools.partial(locate_hazards, frame=frame.synced) if self._depth else None
         finding = self._interpreter.interpret(judged, stages, stamp=stamp, locate=locate)
         if finding.located is not None:
             reason = finding.located.reason
             self.status.remark("depth", f"hazards without a position: {reason}" if reason else "")
+        self.status.remark("drift", judged.drift.text)  # a warning of diagnostics; the level stays the scene's
         if finding.notice:
             self._node.get_logger().warning(finding.notice, throttle_duration_sec=5.0)
-        self.outputs.frame(header, picture, finding, settings.output_scale, frame.synced.camera_info)
+        self.outputs.frame(header, picture, finding, settings, frame.synced.camera_info)
         self.status.processed(
             time.monotonic(),
             Scene(
@@ -146,6 +147,8 @@ class Stream:
                 nearest_range=nearest_range(finding.hazards),
                 latency=self._age(stamp),
                 timings=finding.timings,
+                drift=judged.drift.statistic,
+                drifted=judged.drift.drifted,
             ),
         )
         self.reporter.say_verdict()

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from flowclas_ros.detection.interpreter import Finding
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import image_fields
-from flowclas_ros.node.messages import hazard_array, heat_pixels, mask_pixels, overlay_pixels
+from flowclas_ros.node.messages import (
+    hazard_array,
+    hazard_cloud,
+    hazard_markers,
+    heat_pixels,
+    mask_pixels,
+)
+from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.recording import Recorded, Recording
 
 if TYPE_CHECKING:
@@ -27,15 +37,40 @@ OUTPUTS = {
     "overlay": "sensor_msgs/msg/Image",
     "score": "sensor_msgs/msg/Image",
 }
+DEPTH_OUTPUTS = {"points": "sensor_msgs/msg/PointCloud2", "markers": "visualization_msgs/msg/MarkerArray"}
 DEFAULT_OUTPUTS = tuple(name for name in OUTPUTS if name != "score")  # which is float32 noise and hardly compresses
 
 
 def make(kind: str, **fields: Any) -> SimpleNamespace:
     """A message for rosbags, which reads attributes and asks for no class."""
-    return SimpleNamespace(**fields)
+    return SimpleNamespace(**{**_UNUSED.get(kind, {}), **fields})
 
 
-EMPTY_HEADER = make("Header", stamp=make("Time", sec=0, nanosec=0), frame_id="")
+EMPTY_HEADER = SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0), frame_id="")
+# the fields that nobody sets: rclpy fills them in by itself, rosbags does not
+_UNUSED: dict[str, dict[str, Any]] = {
+    "Marker": {
+        "ns": "",
+        "id": 0,
+        "type": 0,
+        "pose": SimpleNamespace(
+            position=SimpleNamespace(x=0.0, y=0.0, z=0.0), orientation=SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+        ),
+        "scale": SimpleNamespace(x=0.0, y=0.0, z=0.0),
+        "color": SimpleNamespace(r=0.0, g=0.0, b=0.0, a=0.0),
+        "lifetime": SimpleNamespace(sec=0, nanosec=0),
+        "frame_locked": False,
+        "points": [],
+        "colors": [],
+        "texture_resource": "",
+        "texture": SimpleNamespace(header=EMPTY_HEADER, format="", data=np.empty(0, np.uint8)),
+        "uv_coordinates": [],
+        "text": "",
+        "mesh_resource": "",
+        "mesh_file": SimpleNamespace(filename="", data=np.empty(0, np.uint8)),
+        "mesh_use_embedded_materials": False,
+    }
+}
 
 
 def message_store() -> Typestore:
@@ -49,6 +84,11 @@ def message_store() -> Typestore:
     return store
 
 
+def prefix(camera: Camera) -> str:
+    """What a camera's output topics begin with, as the node's."""
+    return f"{NODE}/{camera.name}/" if camera.name else f"{NODE}/"
+
+
 class AnnotatedBag:
     """Open for writing; every message keeps the time of recording of the one that it stems from."""
 
@@ -56,44 +96,57 @@ class AnnotatedBag:
         self._writer, self._recording, self._store = writer, recording, message_store()
         self._copied = {id(connection): self._copy_of(connection) for connection in recording.connections}
         taken = {connection.topic for connection in recording.connections}
-        self._outputs = {}
-        for name in outputs:
-            topic = f"{NODE}/{name}"
-            if topic in taken:
-                raise FlowclasError(f"topic {topic} of bag {recording.path} is an output's name: do not keep it")
-            self._outputs[name] = writer.add_connection(topic, OUTPUTS[name], typestore=self._store)
+        self._outputs: dict[str, tuple[Any, str]] = {}  # topic: connection, type
+        for camera in recording.cameras:
+            kinds = {name: OUTPUTS[name] for name in outputs} | (DEPTH_OUTPUTS if camera.depth else {})
+            for topic, kind in ((prefix(camera) + name, kind) for name, kind in kinds.items()):
+                if topic in taken:
+                    raise FlowclasError(f"topic {topic} of bag {recording.path} is an output's name: do not keep it")
+                self._outputs[topic] = (writer.add_connection(topic, kind, typestore=self._store), kind)
 
     def copy(self, recorded: Recorded) -> None:
         """A message of the input, byte by byte; one of ROS 1 in ROS 2's serialisation."""
         source, target = recorded.connection, self._copied[id(recorded.connection)]
         raw: Any = recorded.raw
         if not self._recording.reader.is2:
-            message = recorded.message or self._recording.reader.deserialize(raw, source.msgtype)
-            raw = self._store.serialize_cdr(message, source.msgtype)
+            try:
+                raw = self._store.serialize_cdr(self._recording.deserialised(recorded), source.msgtype)
+            except Exception:  # a broken message: there is nothing to copy, and the frame is counted as broken
+                return
         self._writer.write(target, recorded.bag_ns, raw)
 
-    def finding(self, recorded: Recorded, finding: Finding) -> None:
-        """The pictures and hazards of a frame, with its header."""
-        header = recorded.message.header
-        judged = finding.judged
-        pictures = {
-            "mask": lambda: (mask_pixels(judged.mask, 1), "mono8"),
-            "heatmap": lambda: (heat_pixels(finding.heat, 1), "mono8"),
-            "overlay": lambda: (overlay_pixels(recorded.image, finding, 1), "bgr8"),  # type: ignore[arg-type]
-            "score": lambda: (judged.score, "32FC1"),
+    def finding(self, camera: Camera, recorded: Recorded, finding: Finding, overlay: npt.NDArray[np.uint8]) -> None:
+        """The pictures and hazards of a frame, with its header. overlay: (H,W,3) RGB."""
+        header, judged, hazards = recorded.header, finding.judged, finding.hazards
+        reason = "no depth" if finding.located is None else finding.located.reason
+
+        def picture(pixels: Any, encoding: str) -> Any:
+            return make("Image", header=header, **image_fields(pixels, encoding))
+
+        built = {
+            "hazards": lambda: hazard_array(header, hazards, make),
+            "points": lambda: hazard_cloud(header, hazards, reason, make),
+            "markers": lambda: hazard_markers(header, hazards, make),
+            "mask": lambda: picture(mask_pixels(judged.mask, 1), "mono8"),
+            "heatmap": lambda: picture(heat_pixels(finding.heat, 1), "mono8"),
+            "overlay": lambda: picture(overlay[..., ::-1], "bgr8"),
+            "score": lambda: picture(judged.score, "32FC1"),
         }
-        self._write("hazards", recorded.bag_ns, hazard_array(header, finding.hazards, make))
-        for name, picture in pictures.items():
-            if name in self._outputs:
-                self._write(name, recorded.bag_ns, make("Image", header=header, **image_fields(*picture())))
+        for name, build in built.items():
+            self._write(prefix(camera) + name, recorded.bag_ns, build)
 
-    def state(self, recorded: Recorded, header: Any, fields: dict[str, Any]) -> None:
+    def state(self, camera: Camera, recorded: Recorded, header: Any, fields: dict[str, Any]) -> None:
         """The detector's state after a frame, broken ones included."""
-        self._write("state", recorded.bag_ns, make("DetectorState", header=header or EMPTY_HEADER, **fields))
+        topic = prefix(camera) + "state"
+        self._write(topic, recorded.bag_ns, lambda: make("DetectorState", header=header or EMPTY_HEADER, **fields))
 
-    def _write(self, name: str, bag_ns: int, message: Any) -> None:
-        if name in self._outputs:
-            self._writer.write(self._outputs[name], bag_ns, self._store.serialize_cdr(message, OUTPUTS[name]))
+    def _write(self, topic: str, bag_ns: int, build: Callable[[], Any]) -> None:
+        if topic not in self._outputs:
+            return
+        connection, kind = self._outputs[topic]
+        message = build()
+        if message is not None:
+            self._writer.write(connection, bag_ns, self._store.serialize_cdr(message, kind))
 
     def _copy_of(self, connection: Any) -> Any:
         from rosbags.interfaces import ConnectionExtRosbag2
@@ -103,9 +156,15 @@ class AnnotatedBag:
         known = {c.topic: c for c in self._writer.connections}
         if connection.topic in known:  # a topic recorded in several parts
             return known[connection.topic]
-        return self._writer.add_connection(
-            connection.topic, connection.msgtype, typestore=store, offered_qos_profiles=qos
-        )
+        try:
+            return self._writer.add_connection(
+                connection.topic, connection.msgtype, typestore=store, offered_qos_profiles=qos
+            )
+        except Exception as error:  # a bag without its messages' definitions, which only sqlite3 and ROS 1 can be
+            raise FlowclasError(
+                f"topic {connection.topic} of bag {self._recording.path} has the unknown type {connection.msgtype}: "
+                "leave it out of --keep"
+            ) from error
 
 
 @contextmanager

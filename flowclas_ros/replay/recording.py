@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import decode, to_rgb
+from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import BAG_SUFFIXES, image_connections, messages, open_bag
 
 if TYPE_CHECKING:
@@ -22,14 +24,15 @@ if TYPE_CHECKING:
     from rosbags.interfaces import Connection
 
 TRANSFORMS = ("/tf", "/tf_static")  # kept whenever they are there: RViz needs them
+_IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 _ENDS = 1 << 20  # bytes of a file's start and end that identify it
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """One message. index: of the frame among the image topic's messages, broken ones included; None for what is only
-    kept. image: (H,W,3) uint8 RGB, None for a broken frame and for what is only kept. error: why a frame is broken.
-    seconds: that reading the picture took.
+    """One message. index: of the frame among its image topic's messages, broken ones included; None for all else.
+    message: None for what is only kept, and for what cannot be read. image: (H,W,3) uint8 RGB, of frames that are not
+    broken. error: why it is broken. seconds: that reading the picture took.
     """
 
     connection: Connection
@@ -42,66 +45,107 @@ class Recorded:
     seconds: float = 0.0
 
     @property
+    def header(self) -> Any:
+        """The message's; a frame may stand for its message where that is paired by its stamp."""
+        return self.message.header
+
+    @property
     def stamp_ns(self) -> int:
         """Of the header, nanoseconds; the time of recording where there is none."""
         return (0 if self.message is None else header_ns(self.message)) or self.bag_ns
 
 
 class Recording:
-    """An open bag with one image topic chosen. Raises FlowclasError as `iter_frames` does.
+    """An open bag with its cameras' topics. Raises FlowclasError as `iter_frames` does.
 
-    keep: further topics to read along; camera_info beside the image topic and transforms always are.
+    keep: further topics to read along; camera_info beside an image topic and transforms always are.
     """
 
-    def __init__(self, reader: AnyReader, path: Path, topic: str | None, keep: tuple[str, ...] = ()):
+    def __init__(self, reader: AnyReader, path: Path, cameras: tuple[Camera, ...], keep: tuple[str, ...] = ()):
         self.reader, self.path = reader, path
-        self._images = image_connections(reader, path, topic)
-        self.topic = self._images[0].topic
+        self._images = {camera: image_connections(reader, path, camera.image) for camera in cameras}
+        self.cameras = tuple(self._resolved(camera) for camera in cameras)
+        self._images = dict(zip(self.cameras, self._images.values(), strict=True))
         there = {connection.topic for connection in reader.connections}
         missing = [name for name in keep if name not in there]
         if missing:
             raise FlowclasError(f"bag {path} has no topic {missing[0]} to keep; it has: {', '.join(sorted(there))}")
-        wanted = {*keep, *TRANSFORMS, *_camera_infos(self.topic)}
-        self._kept = [c for c in reader.connections if c.topic in wanted and c.topic != self.topic]
+        frames = {camera.image for camera in self.cameras}
+        self._read_too = {name for one in self.cameras for name in (one.depth, one.depth and one.camera_info) if name}
+        beside = {name for camera in self.cameras for name in (camera.depth, camera.camera_info)}
+        wanted = {*keep, *TRANSFORMS, *beside} - frames
+        self._kept = [connection for connection in reader.connections if connection.topic in wanted]
 
     @property
     def connections(self) -> list[Connection]:
         """All that `read` meets."""
-        return [*self._images, *self._kept]
-
-    @property
-    def count(self) -> int:
-        """Frames, broken ones included."""
-        return sum(connection.msgcount for connection in self._images)
+        return [*(connection for several in self._images.values() for connection in several), *self._kept]
 
     @property
     def seconds(self) -> float:
         """From the first message to the last."""
         return float(self.reader.duration) * 1e-9
 
+    def count(self, camera: Camera | None = None) -> int:
+        """Frames of one camera, or of all, broken ones included."""
+        chosen = self._images.values() if camera is None else [self._images[camera]]
+        return sum(connection.msgcount for several in chosen for connection in several)
+
     def read(self) -> Iterator[Recorded]:
         """Every message in the order of recording. Raises FlowclasError when the bag breaks off."""
-        images = {id(connection) for connection in self._images}
-        index = 0
+        following = {str(camera.image): 0 for camera in self.cameras}
         for connection, bag_ns, raw in messages(self.reader, self.path, self.connections):
-            if id(connection) not in images:
-                yield Recorded(connection, bag_ns, raw)
-                continue
-            yield self._frame(connection, bag_ns, raw, index)
-            index += 1
+            recorded = Recorded(connection, bag_ns, raw)
+            if connection.topic in following:
+                recorded = self._frame(replace(recorded, index=following[connection.topic]))
+                following[connection.topic] += 1
+            elif connection.topic in self._read_too:
+                recorded = self._with_message(recorded)
+            yield recorded
 
-    def _frame(self, connection: Connection, bag_ns: int, raw: bytes, index: int) -> Recorded:
-        message: Any = None
-        start = time.perf_counter()
+    def deserialised(self, recorded: Recorded) -> Any:
+        """The message, in ROS 2's field names. Raises what rosbags' parser stumbles over."""
+        if recorded.message is not None:
+            return recorded.message
+        message: Any = self.reader.deserialize(recorded.raw, recorded.connection.msgtype)
+        if recorded.connection.msgtype == _INFO and not self.reader.is2:  # ROS 1 calls the matrices D, K, R, P
+            message = SimpleNamespace(**{name.lower(): value for name, value in vars(message).items()})
+        return message
+
+    def _resolved(self, camera: Camera) -> Camera:
+        """With every topic that is there named. Raises FlowclasError for one that is not, listing those there are."""
+        kinds = {connection.topic: connection.msgtype for connection in self.reader.connections}
+        for name, kind, what in ((camera.depth, _IMAGE, "depth"), (camera.camera_info, _INFO, "camera info")):
+            if name is not None and kinds.get(name) != kind:
+                there = ", ".join(sorted(topic for topic, found in kinds.items() if found == kind)) or "none"
+                raise FlowclasError(f"bag {self.path} has no {what} topic {name} ({kind}); it has: {there}")
+        image = self._images[camera][0].topic
+        beside = [name for name in _camera_infos(image) if kinds.get(name) == _INFO]
+        info = camera.camera_info or next(iter(beside), None)
+        if camera.depth is not None and info is None:
+            raise FlowclasError(f"bag {self.path} has no camera_info beside {image}: name it with --camera-info-topic")
+        return replace(camera, image=image, camera_info=info)
+
+    def _with_message(self, recorded: Recorded) -> Recorded:
         try:
-            message = self.reader.deserialize(raw, connection.msgtype)
-            image = to_rgb(message) if hasattr(message, "encoding") else decode(message)  # the node's own lines
+            return replace(recorded, message=self.deserialised(recorded))
         except Exception as error:  # rosbags raises what its parser stumbles over
-            return Recorded(connection, bag_ns, raw, index, message, error=f"{error}" or type(error).__name__)
-        picture = np.ascontiguousarray(image)
-        return Recorded(connection, bag_ns, raw, index, message, picture, seconds=time.perf_counter() - start)
+            return replace(recorded, error=f"{error}" or type(error).__name__)
 
-    def identity(self) -> dict[str, Any]:
+    def _frame(self, recorded: Recorded) -> Recorded:
+        start = time.perf_counter()
+        recorded = self._with_message(recorded)
+        if recorded.error:
+            return recorded
+        message = recorded.message
+        try:
+            image = to_rgb(message) if hasattr(message, "encoding") else decode(message)  # the node's own lines
+        except Exception as error:  # a message that contradicts itself in ways that nobody has thought of
+            return replace(recorded, error=f"{error}" or type(error).__name__)
+        picture = np.ascontiguousarray(image)
+        return replace(recorded, image=picture, seconds=time.perf_counter() - start)
+
+    def identity(self, camera: Camera) -> dict[str, Any]:
         """What tells this bag from another: files, bytes, times, counts, and a hash of its files' starts and ends."""
         files = [f for f in sorted(self.path.rglob("*")) if f.is_file()] if self.path.is_dir() else [self.path]
         digest = hashlib.sha256()
@@ -117,18 +161,20 @@ class Recording:
             "start_ns": int(self.reader.start_time),
             "seconds": self.seconds,
             "messages": int(self.reader.message_count),
-            "topic": self.topic,
-            "frames": self.count,
+            "topic": camera.image,
+            "depth_topic": camera.depth,
+            "camera_info_topic": camera.camera_info,
+            "frames": self.count(camera),
         }
 
 
 @contextlib.contextmanager
-def open_recording(path: Path, topic: str | None, keep: tuple[str, ...] = ()) -> Iterator[Recording]:
+def open_recording(path: Path, cameras: tuple[Camera, ...], keep: tuple[str, ...] = ()) -> Iterator[Recording]:
     """The bag at `path`, open."""
     if not path.exists():
         raise FlowclasError(f"bag {path} does not exist: give a rosbag2 folder, .mcap, .db3 or .bag file")
     with open_bag(path) as reader:
-        yield Recording(reader, path, topic, keep)
+        yield Recording(reader, path, cameras, keep)
 
 
 def header_ns(message: Any) -> int:
@@ -152,7 +198,7 @@ def find_bags(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _camera_infos(topic: str) -> set[str]:
+def _camera_infos(topic: str) -> list[str]:
     """Where the camera_info of an image topic is by convention: beside it, or beside its raw one."""
     parts = topic.split("/")
-    return {"/".join([*parts[:cut], "camera_info"]) for cut in (-1, -2) if len(parts) > -cut}
+    return ["/".join([*parts[:cut], "camera_info"]) for cut in (-1, -2) if len(parts) > -cut]

@@ -1,64 +1,75 @@
-"""report.html: one file that opens without a network, pictures and plots inside it."""
+"""report.html: a replay of one camera for people, from the verdict down to the versions."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
+from flowclas_ros.replay import pages
 from flowclas_ros.replay.requirements import line
 from flowclas_ros.replay.tally import Shown, Tally
+from flowclas_ros.training.evaluate_pictures import curves_png
 
-_PLOTTED = 4000  # points of the time line: more are thinned to the highest of each stretch
-_HAZARD, _SCORE, _THRESHOLD = "#c2410c", "#1d4ed8", "#111827"
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#18181b;background:#fafafa;margin:0 auto;max-width:1080px;padding:24px}
-h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:32px 0 8px}img{max-width:100%;display:block}
-.figures{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}.figure{background:#fff;border:1px solid #e4e4e7;
-border-radius:6px;padding:10px 14px;min-width:120px}.figure b{display:block;font-size:20px}.figure span{color:#52525b;
-font-size:13px}.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:12px}
-figure{margin:0}figcaption{font-size:13px;color:#3f3f46}table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:3px 12px 3px 0;border-bottom:1px solid #e4e4e7;vertical-align:top;
-overflow-wrap:anywhere}.failed{color:#b91c1c;font-weight:600}.met{color:#15803d}.two{display:flex;flex-wrap:wrap;gap:12px}
-.two img{flex:1 1 400px;min-width:0}p.note{color:#52525b}
-"""
+_CARDS = {
+    "frames": "frames searched",
+    "broken_frames": "frames broken",
+    "hazard_frames": "frames with hazards",
+    "hazards": "hazards numbered",
+    "latency_p50_ms": "ms per frame, median",
+    "latency_p99_ms": "ms per frame, p99",
+    "auprc": "AUPRC",
+    "auroc": "AUROC",
+    "fpr95": "FPR95",
+    "siou": "mean sIoU of objects",
+    "ppv": "mean PPV of findings",
+    "f1_star": "F1*",
+    "objects": "objects in view",
+    "objects_missed": "objects missed",
+    "false_alarm_episodes_per_minute": "false alarms per minute",
+}
 
 
 def page(metrics: Mapping[str, Any], tally: Tally, curves: Mapping[str, Sequence[float]] | None) -> str:
     """The report as text. metrics: what metrics.json holds. curves: of PixelMetrics, where there is ground truth."""
-    figures, bag = metrics["figures"], metrics["bag"]
+    figures, bag, model = metrics["figures"], metrics["bag"], metrics["model"]
+    title = f"Replay of {bag['path']}"
     parts = [
-        f"<h1>Replay of {html.escape(str(bag['path']))}</h1>",
-        f'<p class="note">{html.escape(bag["topic"])}, {figures["frames"]} frames searched in '
-        f"{bag['seconds']:.1f} s of recording, {figures['broken_frames']} broken; {html.escape(metrics['date'])}</p>",
+        f"<h1>{html.escape(title)}</h1>",
+        pages.note(
+            f"{bag['topic']}, {bag['seconds']:.1f} s of recording; checkpoint {model['name']} "
+            f"({model['sha256'][:12]}) on {model['device']}; {metrics['date']}"
+        ),
         _verdict(metrics["requirements"]),
-        _cards(figures),
+        _drift(figures),
+        pages.cards((text, figures.get(name)) for name, text in _CARDS.items()),
         "<h2>Score over time</h2>",
-        _image(_timeline(tally, metrics["settings"]["threshold_used"]), "peak score of each frame over time"),
-        '<p class="note">Peak score of each frame. Orange: frames with a listed hazard. Dashed: the threshold.</p>',
+        pages.image(
+            _timeline(tally, metrics["settings"]["threshold_used"], metrics.get("objects", ())),
+            "peak score of each frame over time",
+        ),
         "<h2>Most anomalous frames</h2>",
-        _sheet(tally.shown),
+        _sheet(tally.shown, tally.stamps[0]),
         "<h2>Time per frame</h2>",
-        _image(_latency(tally), "histogram of the time per frame"),
+        pages.image(_latency(tally), "histogram of the time per frame"),
     ]
-    if curves is not None:
-        parts += ["<h2>Against ground truth</h2>", _image(_curves(curves, figures), "precision-recall and ROC curves")]
+    if "objects" in metrics:
+        parts += _truth(metrics, curves, tally.stamps[0])
     if metrics["notes"]:
-        parts += ["<h2>Notes</h2><ul>", *(f"<li>{html.escape(note)}</li>" for note in metrics["notes"]), "</ul>"]
+        parts += ["<h2>Notes</h2><ul>", *(f"<li>{html.escape(text)}</li>" for text in metrics["notes"]), "</ul>"]
     if metrics["broken"]:
         rows = [(f"frame {one['index']}", one["error"]) for one in metrics["broken"]]
-        parts += ["<h2>Broken frames</h2>", _table(rows)]
-    parts += ["<h2>All figures</h2>", _table([(name, _number(value)) for name, value in figures.items()])]
-    for title, name in (("Bag", "bag"), ("Model", "model"), ("Settings", "settings"), ("Versions", "versions")):
-        parts += [f"<h2>{title}</h2>", _table([(key, str(value)) for key, value in metrics[name].items()])]
-    head = f'<meta charset="utf-8"><title>Replay of {html.escape(str(bag["path"]))}</title><style>{_STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+        parts += ["<h2>Broken frames</h2>", pages.table(rows)]
+    parts += ["<h2>Model and bag</h2>", pages.table([*model.items(), *(("bag " + key, bag[key]) for key in bag)])]
+    for name, content in (
+        ("All figures", figures),
+        ("Settings", metrics["settings"]),
+        ("Versions", metrics["versions"]),
+    ):
+        parts.append(pages.folded(name, pages.table(content.items())))
+    return pages.document(title, parts)
 
 
 def _verdict(requirements: Sequence[Mapping[str, Any]]) -> str:
@@ -66,111 +77,89 @@ def _verdict(requirements: Sequence[Mapping[str, Any]]) -> str:
         return ""
     items = [f'<li class="{"met" if one["met"] else "failed"}">{html.escape(line(one))}</li>' for one in requirements]
     passed = all(one["met"] for one in requirements)
+    word, kind = ("Passed", "met") if passed else ("Failed", "failed")
+    return f'<div class="verdict {kind}">{word}<ul>{"".join(items)}</ul></div>'
+
+
+def _drift(figures: Mapping[str, Any]) -> str:
+    """One line: whether the scores were those of the calibration's world."""
+    if figures["drift_max"] is None:
+        return pages.note("Drift: not known, since the checkpoint holds no drift reference.")
+    share, most = figures["drifted_share"], f"{figures['drift_max']:.2f}"
+    if not share:
+        return f'<p class="met">Drift: none; the scores are those of the world calibrated in (at most {most} away).</p>'
     return (
-        f'<h2 class="{"met" if passed else "failed"}">{"Passed" if passed else "Failed"}</h2><ul>{"".join(items)}</ul>'
+        f'<p class="failed">Drift: in {share:.1%} of the frames the scores were not those of the world calibrated in '
+        f"(up to {most} away): the false-alarm rate is not kept there.</p>"
     )
 
 
-def _cards(figures: Mapping[str, Any]) -> str:
-    names = {
-        "hazard_frames": "frames with hazards",
-        "hazards": "hazards numbered",
-        "peak_max": "highest score",
-        "latency_p50_ms": "ms per frame, median",
-        "latency_p99_ms": "ms per frame, p99",
-        "auprc": "AUPRC",
-        "auroc": "AUROC",
-        "fpr95": "FPR95",
-        "false_alarm_rate_asked": "asked-for false-alarm rate",
-        "false_alarm_rate_observed": "observed false-alarm rate",
-        "objects_missed": "objects missed",
-    }
-    cards = [
-        f'<div class="figure"><b>{_number(figures[name])}</b><span>{text}</span></div>'
-        for name, text in names.items()
-        if figures.get(name) is not None
-    ]
-    return f'<div class="figures">{"".join(cards)}</div>'
-
-
-def _sheet(shown: Sequence[Shown]) -> str:
+def _sheet(shown: Sequence[Shown], start_ns: int) -> str:
     tiles = []
     for one in shown:
-        done, data = cv2.imencode(".jpg", one.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-        assert done
-        text = f"frame {one.index}, peak {one.peak:.2f}, {one.hazards} hazard{'' if one.hazards == 1 else 's'}"
-        tiles.append(f"<figure>{_image(data.tobytes(), text, 'jpeg')}<figcaption>{text}</figcaption></figure>")
+        hazards = f"{one.hazards} hazard{'' if one.hazards == 1 else 's'}"
+        caption = f"frame {one.index} at {(one.stamp_ns - start_ns) * 1e-9:.1f} s, peak {one.peak:.2f}, {hazards}"
+        tiles.append(pages.tile(one.picture, caption))
     return f'<div class="sheet">{"".join(tiles)}</div>'
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)
-    return f"<table>{cells}</table>"
+def _truth(metrics: Mapping[str, Any], curves: Mapping[str, Sequence[float]] | None, start_ns: int) -> list[str]:
+    """Curves, calibration and objects."""
+    figures, calibration = metrics["figures"], metrics["calibration"]
+    parts = ["<h2>Against ground truth</h2>"]
+    if curves is None:
+        parts.append(pages.note(figures.get("pixels_note", "")))
+    else:
+        parts.append(pages.image(curves_png(curves, figures), "precision-recall and ROC curves"))
+    kept = {True: "kept", False: "exceeded", None: "a threshold was set, so no rate was asked for"}[calibration["kept"]]
+    rows = [
+        ("false-alarm rate asked for", calibration["asked"]),
+        ("observed on normal pixels", calibration["observed"]),
+        ("calibration", kept),
+        ("false-alarm episodes", figures["false_alarm_episodes"]),
+        ("episodes per minute", figures["false_alarm_episodes_per_minute"]),
+    ]
+    parts.append(pages.table(rows))
+    if metrics["objects"]:
+        head = ("object", "in view from", "found at", "after frames", "after seconds", "largest, pixels")
+        objects = [
+            (
+                f"object {one['object']}",
+                f"{(one['visible_ns'] - start_ns) * 1e-9:.2f} s, frame {one['visible_frame']}",
+                "never"
+                if one["found_ns"] is None
+                else f"{(one['found_ns'] - start_ns) * 1e-9:.2f} s, frame {one['found_frame']}",
+                one["frames"],
+                one["seconds"],
+                one["largest_pixels"],
+            )
+            for one in metrics["objects"]
+        ]
+        parts += ["<h2>Time to detection</h2>", pages.table(objects, head)]
+    return parts
 
 
-def _image(data: bytes, text: str, kind: str = "png") -> str:
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return f'<img alt="{html.escape(text)}" src="{source}">'
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "no figure"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _png(figure: Any) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
-
-
-def _axes(columns: int, height: float) -> tuple[Any, Any]:
-    """A figure of its own, so that pyplot's global state and any display are left alone."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for one in axes:
-        one.grid(alpha=0.3)
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _timeline(tally: Tally, threshold: float) -> bytes:
-    stamps, peaks = np.array(tally.stamps), np.array(tally.peaks)
-    seconds = (stamps - stamps[0]) * 1e-9
-    figure, (axis,) = _axes(1, 3.2)
-    stretch = -(-len(peaks) // _PLOTTED)
-    firsts = np.arange(0, len(peaks), stretch)
-    highest = np.array([first + int(peaks[first : first + stretch].argmax()) for first in firsts])
-    marker = "." if len(highest) < 300 else ""
-    axis.plot(seconds[highest], peaks[highest], color=_SCORE, linewidth=1.2, marker=marker, label="peak score")
-    flagged = highest[np.maximum.reduceat(np.array(tally.hazards), firsts) > 0]
-    axis.plot(seconds[flagged], peaks[flagged], "o", color=_HAZARD, markersize=4, label="hazard listed")
-    axis.axhline(threshold, color=_THRESHOLD, linestyle="--", linewidth=1, label="threshold")
-    axis.set(xlabel="seconds from the first frame", ylabel="nats per dimension")
-    axis.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.14))
-    return _png(figure)
+def _timeline(tally: Tally, threshold: float, objects: Sequence[Mapping[str, Any]]) -> bytes:
+    stamps = np.array(tally.stamps)
+    figure, (axis,) = pages.axes(1, 1, 3.4)
+    pages.draw_timeline(axis, (stamps - stamps[0]) * 1e-9, np.array(tally.peaks), np.array(tally.hazards), threshold)
+    for index, one in enumerate(objects):
+        label = "object comes into view" if index == 0 else None
+        at = (one["visible_ns"] - stamps[0]) * 1e-9
+        axis.axvline(at, color=pages.OTHER, linestyle=":", linewidth=1.2, label=label)
+    axis.set(xlabel="seconds from the first frame")
+    axis.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
+    return pages.png(figure)
 
 
 def _latency(tally: Tally) -> bytes:
     milliseconds = np.array(tally.latencies) * 1e3
-    figure, (axis,) = _axes(1, 2.6)
-    axis.hist(milliseconds, bins=min(60, max(10, len(milliseconds) // 4)), color=_SCORE)
+    figure, (axis,) = pages.axes(1, 1, 2.6)
+    axis.hist(milliseconds, bins=min(60, max(10, len(milliseconds) // 4)), color=pages.SCORE)
     for share, style in ((50, "-"), (99, "--")):
         value = float(np.percentile(milliseconds, share))
-        axis.axvline(value, color=_THRESHOLD, linestyle=style, linewidth=1, label=f"p{share} {value:.1f} ms")
+        axis.axvline(value, color=pages.LINE, linestyle=style, linewidth=1, label=f"p{share} {value:.1f} ms")
     axis.set(xlabel="milliseconds from message to finding", ylabel="frames")
-    axis.legend(frameon=False)
-    return _png(figure)
-
-
-def _curves(curves: Mapping[str, Sequence[float]], figures: Mapping[str, Any]) -> bytes:
-    figure, (left, right) = _axes(2, 3.8)
-    left.plot(curves["recall"], curves["precision"], color=_SCORE)
-    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"AUPRC {figures['auprc']:.3f}")
-    right.plot([0, *curves["false_positive_rate"], 1], [0, *curves["recall"], 1], color=_SCORE)
-    right.set(xlabel="false-positive rate", ylabel="recall", xlim=(0, 1), ylim=(0, 1.02))
-    right.set_title(f"AUROC {figures['auroc']:.3f}, FPR95 {figures['fpr95']:.3f}")
-    return _png(figure)
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
+    return pages.png(figure)

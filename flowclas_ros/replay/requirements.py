@@ -17,6 +17,8 @@ ALWAYS = (
     "hazards",
     "peak_max",
     "anomalous_share_mean",
+    "drift_max",
+    "drifted_share",
     "latency_mean_ms",
     "latency_p50_ms",
     "latency_p90_ms",
@@ -27,6 +29,10 @@ WITH_MASKS = (
     "auprc",
     "auroc",
     "fpr95",
+    "f1_max",
+    "siou",
+    "ppv",
+    "f1_star",
     "false_alarm_rate_observed",
     "false_alarm_episodes",
     "false_alarm_episodes_per_minute",
@@ -34,6 +40,7 @@ WITH_MASKS = (
     "objects",
     "objects_missed",
     "detection_frames_max",
+    "detection_seconds_max",
 )
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt, ">": operator.gt}
 

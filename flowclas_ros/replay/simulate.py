@@ -127,8 +127,11 @@ def _mcap(path: Path) -> Iterator[Any]:
 
     store, connections = message_store(), {}
     with replacing(path) as temporary:
-        folder = temporary.with_suffix(".bag")  # rosbags writes a folder of file and metadata; the file holds it all
+        # rosbags writes a folder of file and metadata; the file holds it all, the folder's name too: the same for all
+        around = temporary.with_suffix(".bag")
+        folder = around / "scene"
         try:
+            around.mkdir()
             writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
             writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
             with writer:
@@ -141,7 +144,7 @@ def _mcap(path: Path) -> Iterator[Any]:
                 yield write
             os.replace(folder / f"{folder.name}.mcap", temporary)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(around, ignore_errors=True)
 
 
 # --- folder --------------------------------------------------------------------------------------------------------

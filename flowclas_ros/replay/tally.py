@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 from array import array
 from dataclasses import dataclass
@@ -13,10 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.interpreter import Finding
-from flowclas_ros.detection.overlay import overlay
 from flowclas_ros.replay.recording import Recorded
 
-COLUMNS = ("index", "stamp_ns", "level", "peak", "share", "hazards", "hazard_ids", "latency_ms", "error")
+COLUMNS = (
+    "index",
+    "stamp_ns",
+    "level",
+    "peak",
+    "share",
+    "drift",
+    "hazards",
+    "hazard_ids",
+    "nearest_m",
+    "latency_ms",
+    "error",
+)
 _SHOWN = 12  # frames on the contact sheet
 _APART = 2.0  # seconds between two of them at most, so that one event does not fill the sheet
 _TILE = 480  # pixels wide
@@ -35,7 +47,7 @@ class Shown:
 
 
 class Tally:
-    """Figures of one bag of `seconds`; memory grows by 40 bytes a frame and by nothing else."""
+    """Figures of one bag of `seconds`; memory grows by 48 bytes a frame and by nothing else."""
 
     def __init__(self, file: TextIO, seconds: float):
         self._apart = min(_APART, seconds / (2 * _SHOWN)) * 1e9
@@ -43,29 +55,36 @@ class Tally:
         self._rows.writerow(COLUMNS)
         self.stamps, self.hazards = array("q"), array("q")
         self.peaks, self.shares, self.latencies = array("d"), array("d"), array("d")
+        self.drifts = array("d")  # where it is known
+        self._drifted_frames = 0
         self.broken: list[dict[str, Any]] = []
         self.broken_count = 0
         self.shown: list[Shown] = []
         self._largest_id = self._hazard_frames = 0
 
-    def frame(self, recorded: Recorded, finding: Finding, level: str, latency: float) -> None:
-        """A frame that was searched. latency: seconds from the message to its finding."""
+    def frame(self, recorded: Recorded, finding: Finding, level: str, latency: float, nearest: float) -> None:
+        """A frame that was searched. latency: seconds from the message to its finding. nearest: metres, NaN unknown."""
         judged, ids = finding.judged, [hazard.id for hazard in finding.hazards]
-        row = (f"{judged.peak:.6g}", f"{judged.anomalous_share:.6g}", len(ids), " ".join(map(str, ids)))
-        self._rows.writerow((recorded.index, recorded.stamp_ns, level, *row, f"{latency * 1e3:.3f}", ""))
+        drift = judged.drift.statistic
+        values = (f"{judged.peak:.6g}", f"{judged.anomalous_share:.6g}", "" if math.isnan(drift) else f"{drift:.4f}")
+        row = (*values, len(ids), " ".join(map(str, ids)))
+        near = "" if math.isnan(nearest) else f"{nearest:.3f}"
+        self._rows.writerow((recorded.index, recorded.stamp_ns, level, *row, near, f"{latency * 1e3:.3f}", ""))
         self.stamps.append(recorded.stamp_ns)
         self.hazards.append(len(ids))
         self.peaks.append(judged.peak)
         self.shares.append(judged.anomalous_share)
+        if not math.isnan(drift):
+            self.drifts.append(drift)
+            self._drifted_frames += judged.drift.drifted
         self.latencies.append(latency)
         self._hazard_frames += bool(ids)
         self._largest_id = max([self._largest_id, *ids])
-        self._show(recorded, finding)
 
     def failed(self, recorded: Recorded, reason: str) -> None:
         """A frame that was not."""
         reason = " ".join(reason.split())
-        self._rows.writerow((recorded.index, recorded.stamp_ns, "FAULT", "", "", "", "", "", reason))
+        self._rows.writerow((recorded.index, recorded.stamp_ns, "FAULT", "", "", "", "", "", "", "", reason))
         self.broken_count += 1
         if len(self.broken) < _NAMED:
             self.broken.append({"index": recorded.index, "stamp_ns": recorded.stamp_ns, "error": reason})
@@ -81,13 +100,18 @@ class Tally:
             "hazards": self._largest_id,
             "peak_max": max(self.peaks),
             "anomalous_share_mean": statistics.fmean(self.shares),
+            "drift_max": max(self.drifts) if self.drifts else None,
+            "drifted_share": self._drifted_frames / len(self.drifts) if self.drifts else None,
             "latency_mean_ms": float(latencies.mean()),
             **percentiles,
             "latency_max_ms": float(latencies.max()),
         }
 
-    def _show(self, recorded: Recorded, finding: Finding) -> None:
-        """Keep the highest peaks, of frames near each other in time the higher."""
+    def show(self, recorded: Recorded, finding: Finding, picture: npt.NDArray[np.uint8]) -> None:
+        """Keep the overlays (H,W,3) RGB of the highest peaks, of frames near each other in time the higher.
+
+        May be called from another thread than the rest.
+        """
         peak, stamp = finding.judged.peak, recorded.stamp_ns
         near = [shown for shown in self.shown if abs(shown.stamp_ns - stamp) < self._apart]
         if any(shown.peak >= peak for shown in near):
@@ -95,9 +119,7 @@ class Tally:
         rest = [shown for shown in self.shown if shown not in near]
         if len(rest) >= _SHOWN and min(shown.peak for shown in rest) >= peak:
             return
-        image = recorded.image
-        assert image is not None  # it was searched
-        height = max(1, round(image.shape[0] * _TILE / image.shape[1]))
-        picture = cv2.resize(overlay(image, finding), (_TILE, height), interpolation=cv2.INTER_AREA)
-        new = Shown(int(recorded.index or 0), stamp, peak, len(finding.hazards), np.asarray(picture, dtype=np.uint8))
+        height = max(1, round(picture.shape[0] * _TILE / picture.shape[1]))
+        small = cv2.resize(picture, (_TILE, height), interpolation=cv2.INTER_AREA)
+        new = Shown(int(recorded.index or 0), stamp, peak, len(finding.hazards), np.asarray(small, dtype=np.uint8))
         self.shown = sorted([*rest, new], key=lambda shown: -shown.peak)[:_SHOWN]

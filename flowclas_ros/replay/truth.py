@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,7 @@ from flowclas_ros.detection.tracking import HazardTracker
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.replay.frames import messages
 from flowclas_ros.replay.recording import Recorded, header_ns
-from flowclas_ros.training.metrics import PixelMetrics
+from flowclas_ros.training.metrics import ComponentMetrics, PixelMetrics
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -27,7 +28,9 @@ Mask = npt.NDArray[np.uint8]  # (H, W): 0 normal, 1 anomaly, 255 ignored
 _STAMP_DIGITS = (
     10  # from so many digits on (a second and later), a number in a file name is a stamp in ns, else an index
 )
-_LARGE = 400  # pixels from which an object of the ground truth counts as one to be found
+_PIXELS = ("auprc", "auroc", "fpr95", "f1_max")
+_SMALLEST = 100  # pixels of a true component that counts, as on SegmentMeIfYouCan's Anomaly track
+_LARGE = 400  # pixels above which an object of the ground truth counts as one to be found
 
 
 class Masks(Protocol):
@@ -115,7 +118,11 @@ class MaskTopic:
 
     def _read(self, path: Path) -> Iterator[tuple[int, Any]]:
         for connection, bag_ns, raw in messages(self._reader, path, self._connections):
-            message = self._reader.deserialize(raw, connection.msgtype)
+            try:
+                message: Any = self._reader.deserialize(raw, connection.msgtype)
+            except Exception:  # rosbags raises what its parser stumbles over
+                self._unused += 1
+                continue
             yield header_ns(message) or bag_ns, message
 
     def _pixels(self, message: Any, recorded: Recorded) -> Mask:
@@ -132,23 +139,58 @@ class MaskTopic:
         return pixels
 
 
+@dataclass
+class Seen:
+    """An object of the ground truth: the frame (index, stamp in ns) in which it was first seen with more than _LARGE
+    pixels, and that in which a hazard first touched it, from then on; `frames` with a mask lie between the two.
+    """
+
+    id: int
+    visible_frame: int
+    visible_ns: int
+    visible_number: int  # of the frame with a mask
+    largest: int  # pixels
+    found_frame: int | None = None
+    found_ns: int | None = None
+    frames: int | None = None
+
+    def row(self) -> dict[str, Any]:
+        """For metrics.json and the report."""
+        return {
+            "object": self.id,
+            "visible_frame": self.visible_frame,
+            "visible_ns": self.visible_ns,
+            "largest_pixels": self.largest,
+            "found_frame": self.found_frame,
+            "found_ns": self.found_ns,
+            "frames": self.frames,
+            "seconds": None if self.found_ns is None else (self.found_ns - self.visible_ns) * 1e-9,
+        }
+
+
 class Judgement:
-    """Frames against their masks, in constant memory."""
+    """Frames against their masks; memory grows by two numbers a component.
+
+    Components and objects are judged by what the detector flags: at the threshold in use and from min_area on, where
+    the benchmark of the component metrics takes the threshold of the best pixel F1.
+    """
 
     def __init__(self, detector: Detector):
         self._detector = detector
         self.pixels = PixelMetrics(streaming=True)
+        self._components = ComponentMetrics(0.5, min_predicted=detector.min_area, min_truth=_SMALLEST)
         self.frames = 0
         self._normal = self._flagged = self._episodes = 0
         self._in_episode = False
         self._span: tuple[int, int] | None = None
-        self._objects = HazardTracker(1, 3)
-        self._waits: dict[int, list[int | None]] = {}  # object: [frame it came into view at full size, found after]
+        self._tracker = HazardTracker(1, 3)
+        self._seen: dict[int, Seen] = {}
 
-    def add(self, mask: Mask, finding: Finding, stamp_ns: int) -> None:
+    def add(self, mask: Mask, finding: Finding, recorded: Recorded) -> None:
         """A frame's finding against its mask."""
-        judged = finding.judged
+        judged, stamp_ns = finding.judged, recorded.stamp_ns
         self.pixels.update(judged.score, mask)
+        self._components.update(judged.mask.astype(np.float32), mask)
         normal = mask == 0
         if judged.searched is not None:
             normal &= judged.searched
@@ -158,25 +200,26 @@ class Judgement:
         self._episodes += false and not self._in_episode
         self._in_episode = false
         self._span = (stamp_ns if self._span is None else self._span[0], stamp_ns)
-        self._watch(mask, finding, stamp_ns)
+        self._watch(mask, finding, recorded)
         self.frames += 1
 
     def figures(self) -> dict[str, Any]:
         """Figures by name, None for one that these masks cannot give."""
-        found = [wait[1] for wait in self._waits.values() if wait[1] is not None]
+        found = [seen for seen in self._seen.values() if seen.frames is not None]
         figures: dict[str, Any] = {
             "labelled_frames": self.frames,
             "false_alarm_rate_asked": self._detector.false_alarm_rate,
             "false_alarm_rate_observed": self._flagged / self._normal if self._normal else None,
             "false_alarm_episodes": self._episodes,
             "false_alarm_episodes_per_minute": None,
-            "objects": len(self._waits),
-            "objects_missed": len(self._waits) - len(found),
-            "detection_frames_max": max(found, default=None),
-            "auprc": None,
-            "auroc": None,
-            "fpr95": None,
+            "objects": len(self._seen),
+            "objects_missed": len(self._seen) - len(found),
+            "detection_frames_max": max((seen.frames or 0 for seen in found), default=None),
+            "detection_seconds_max": max((seen.row()["seconds"] for seen in found), default=None),
+            **{name: None for name in _PIXELS},
         }
+        components = self._components.compute()
+        figures.update({name: components[name] for name in ("siou", "ppv", "f1_star")})
         minutes = 0.0 if self._span is None else (self._span[1] - self._span[0]) / 60e9
         if minutes > 0:
             figures["false_alarm_episodes_per_minute"] = self._episodes / minutes
@@ -185,19 +228,37 @@ class Judgement:
         except FlowclasError as error:
             figures["pixels_note"] = str(error)
         else:
-            figures.update({name: result[name] for name in ("auprc", "auroc", "fpr95", "pixels", "anomaly_pixels")})
+            figures.update({name: result[name] for name in (*_PIXELS, "pixels", "anomaly_pixels")})
         return figures
 
-    def _watch(self, mask: Mask, finding: Finding, stamp_ns: int) -> None:
-        """Objects of the truth from frame to frame by their boxes, and in how many frames each is first touched."""
+    def objects(self) -> list[dict[str, Any]]:
+        """How long each object of the ground truth took to be found."""
+        return [seen.row() for seen in self._seen.values()]
+
+    def calibration(self) -> dict[str, Any]:
+        """Whether the share of normal pixels that was flagged is within the one asked for; `kept` is None where none
+        was (a threshold instead), or where no pixel is normal.
+        """
+        asked = self._detector.false_alarm_rate
+        observed = self._flagged / self._normal if self._normal else None
+        kept = None if asked is None or observed is None else observed <= asked
+        return {"asked": asked, "observed": observed, "kept": kept, "normal_pixels": self._normal}
+
+    def _watch(self, mask: Mask, finding: Finding, recorded: Recorded) -> None:
+        """Objects of the truth from frame to frame by their boxes, and when each is first touched."""
         truth = mask == 1
-        regions = find_regions(truth, finding.judged.score, _LARGE) if truth.any() else []
-        for seen in self._objects.update(regions, None, stamp_ns):
-            if seen.missed:
+        regions = find_regions(truth, finding.judged.score, _LARGE + 1) if truth.any() else []
+        for track in self._tracker.update(regions, None, recorded.stamp_ns):
+            if track.missed:
                 continue
-            wait = self._waits.setdefault(seen.id, [self.frames, None])
-            if wait[1] is None and _touched(seen.region.bbox, finding, truth):
-                wait[1] = self.frames - int(wait[0] or 0)
+            number = int(recorded.index or 0)
+            seen = self._seen.setdefault(
+                track.id, Seen(track.id, number, recorded.stamp_ns, self.frames, track.region.area)
+            )
+            seen.largest = max(seen.largest, track.region.area)
+            if seen.frames is None and _touched(track.region.bbox, finding, truth):
+                seen.found_frame, seen.found_ns = number, recorded.stamp_ns
+                seen.frames = self.frames - seen.visible_number
 
 
 def _is_false(bbox: tuple[int, int, int, int], finding: Finding, mask: Mask) -> bool:

@@ -7,19 +7,17 @@ from types import TracebackType
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from flowclas_ros.detection.interpreter import Finding
-from flowclas_ros.detection.overlay import overlay
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.replay.recording import Recorded, Recording
 
 
 class OverlayVideo:
-    """A context manager. Frames have the bag's mean rate and the size of the first; others are scaled to it."""
+    """A context manager. Frames have the size of the first; others are scaled to it. rate: frames a second."""
 
-    def __init__(self, path: Path, recording: Recording):
+    def __init__(self, path: Path, rate: float):
         self._path = path
-        self._rate = min(max(recording.count / recording.seconds if recording.seconds > 0 else 10.0, 1.0), 120.0)
+        self._rate = min(max(rate, 1.0), 120.0)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
@@ -32,10 +30,8 @@ class OverlayVideo:
         if self._writer is not None:
             self._writer.release()
 
-    def add(self, recorded: Recorded, finding: Finding) -> None:
-        """A frame. Raises FlowclasError when this OpenCV cannot write mp4."""
-        assert recorded.image is not None
-        picture = np.ascontiguousarray(overlay(recorded.image, finding)[..., ::-1])
+    def add(self, picture: npt.NDArray[np.uint8]) -> None:
+        """A frame (H,W,3) BGR. Raises FlowclasError when this OpenCV cannot write mp4."""
         if self._writer is None:
             self._size = (picture.shape[1], picture.shape[0])
             self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._rate, self._size)

@@ -22,7 +22,9 @@ def adrift(scene: Scene, kinds: Kinds, seed: int, size: tuple[int, int], seconds
     """Bodies added to the scene's world, which is not to be compiled before, and how they are let go."""
     rng = np.random.default_rng([seed, 4])
     empty = Stage(scene, 0.0)
-    found, order, time = [], [], rng.uniform(0.2, 1.2)
+    found: list[Foreign] = []
+    order: list[str] = []
+    time = rng.uniform(0.2, 1.2)
     while time < seconds:
         order = order or list(rng.permutation(sorted(kinds)))
         parts = centred(kinds[order.pop()](rng))

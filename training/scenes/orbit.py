@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -218,8 +219,11 @@ class Manipulator:
         )
         self._swing = rng.uniform(3, 9, 4)
         self._pace, self._phase = rng.uniform(0.05, 0.13, 4), rng.uniform(0, 6.3, 4)
-        self.joints = {f"joint {i}": (lambda time, i=i: float(np.deg2rad(self.angles(time)[i]))) for i in range(4)}
+        self.joints = {f"joint {i}": self._angle(i) for i in range(4)}
         self._build(world)
+
+    def _angle(self, joint: int) -> Callable[[float], float]:
+        return lambda time: float(np.deg2rad(self.angles(time)[joint]))
 
     def angles(self, time: float) -> np.ndarray:
         """(4,) degrees."""

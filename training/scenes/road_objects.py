@@ -108,7 +108,7 @@ def gas_bottle(rng: np.random.Generator) -> Parts:
 
 def boulder(rng: np.random.Generator) -> Parts:
     """A rock, smaller ones beside it."""
-    parts = [(m.rock(rng, *rng.uniform(0.35, 0.65, 2), rng.uniform(0.25, 0.45)), STONE)]
+    parts = [(m.rock(rng, rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65), rng.uniform(0.25, 0.45)), STONE)]
     return parts + [
         (m.rock(rng, 0.14, 0.12, 0.1).at(rng.choice([-1, 1]) * 0.62, rng.uniform(-0.3, 0.3), -0.18), STONE)
         for _ in range(2)

@@ -56,10 +56,10 @@ def hull(colour: Colour, rows: int = 4, columns: int = 8) -> Callable[..., Textu
         tone = np.repeat(np.repeat(rng.normal(0, 0.06, (rows, columns)), h // rows, 0), w // columns, 1)
         picture = tinted(tone + 0.03 * noise(rng, h, w, 12, 5), colour, 1.0)
         for _ in range(rows * columns // 3):  # smaller plates upon the plates
-            y, x = rng.integers(0, h - 60), rng.integers(0, w - 90)
-            high, wide = rng.integers(20, 60), rng.integers(25, 90)
+            y, x = int(rng.integers(0, h - 60)), int(rng.integers(0, w - 90))
+            high, wide = int(rng.integers(20, 60)), int(rng.integers(25, 90))
             picture[y : y + high, x : x + wide] *= rng.uniform(0.72, 1.08)
-            cv2.rectangle(picture, (int(x), int(y)), (int(x + wide), int(y + high)), [c * 0.45 for c in colour], 2)
+            cv2.rectangle(picture, (x, y), (x + wide, y + high), [c * 0.45 for c in colour], 2)
         for row in range(rows):
             cv2.line(picture, (0, row * h // rows), (w, row * h // rows), [c * 0.35 for c in colour], 3)
             picture[row * h // rows + 3 : row * h // rows + 5] *= 1.15
@@ -120,8 +120,8 @@ def planks(colour: Colour) -> Callable[..., Texture]:
 
     def make(rng: np.random.Generator) -> Texture:
         size, boards = 256, 4
-        grain = cv2.GaussianBlur(noise(rng, size, size, 64, 2), (0, 0), sigmaX=14, sigmaY=0.6)
-        grain /= max(float(grain.std()), 1e-6)
+        grain: np.ndarray = np.asarray(cv2.GaussianBlur(noise(rng, size, size, 64, 2), (0, 0), sigmaX=14, sigmaY=0.6))
+        grain = grain / max(float(grain.std()), 1e-6)
         tone = np.repeat(rng.normal(0, 0.1, boards), size // boards)[:, None]
         picture = tinted(0.11 * grain + tone, colour, 1.0)
         for board in range(boards):

@@ -50,7 +50,10 @@ class World:
         visual.quality.shadowsize = shadow
         visual.map.shadowclip = 1.0
         visual.headlight.active = 0
-        self._seed, self._looks, self._meshes, self._fixed = seed, {}, {}, {}
+        self._seed = seed
+        self._looks: set[Look] = set()
+        self._meshes: dict[int, tuple[str, Mesh]] = {}
+        self._fixed: dict[Look, list[Mesh]] = {}
 
     def fixed(self, parts: Parts) -> None:
         """Geometry that never moves."""
@@ -69,7 +72,7 @@ class World:
 
     def light(
         self,
-        direction: Sequence[float],
+        direction: Sequence[float] | np.ndarray,
         colour: Any,
         *,
         ambient: Any = (0, 0, 0),
@@ -119,7 +122,7 @@ class World:
                 inertia=self.mj.mjtMeshInertia.mjMESH_INERTIA_SHELL,
             )
             self._meshes[id(mesh)] = (name, mesh)  # kept, so that its id stays its own
-        return str(self._meshes[id(mesh)][0])
+        return self._meshes[id(mesh)][0]
 
     def _material(self, look: Look) -> str:
         if look not in self._looks:
@@ -142,7 +145,7 @@ class World:
                 )
                 texture.data = np.ascontiguousarray(pixels).tobytes()
                 material.textures[self.mj.mjtTextureRole.mjTEXROLE_RGB] = look.name
-            self._looks[look] = material
+            self._looks.add(look)
         return look.name
 
 

@@ -1,0 +1,210 @@
+"""One camera's frames from message to finding, and to all that is made of it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from flowclas_ros.detection.detector import Detector
+from flowclas_ros.detection.interpreter import Finding, Interpreter
+from flowclas_ros.detection.overlay import overlay
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.depth_image import locate_hazards
+from flowclas_ros.node.depth_sync import DepthSync, NearestStamp, SyncedFrame
+from flowclas_ros.node.messages import nearest_range, state_fields
+from flowclas_ros.node.parameters import Settings
+from flowclas_ros.node.search import rules
+from flowclas_ros.node.self_mask import SelfMask
+from flowclas_ros.node.status import Scene, Status
+from flowclas_ros.replay.annotated import AnnotatedBag
+from flowclas_ros.replay.cameras import Camera
+from flowclas_ros.replay.recording import Recorded
+from flowclas_ros.replay.tally import Tally
+from flowclas_ros.replay.truth import Judgement, Masks
+from flowclas_ros.replay.video import OverlayVideo
+
+_WAITING = 8  # frames whose pictures may wait to be written: more would be memory, fewer make the detector wait
+
+
+class Background:
+    """Calls one after the other on a thread of their own, a few at most waiting; what one raises comes out of a later
+    `do` or of the end. A context manager.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future] = deque()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while error is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Have it done; waits where too many wait already."""
+        self._waiting.append(self._pool.submit(call))
+        while len(self._waiting) > _WAITING or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+
+@dataclass(frozen=True, eq=False)
+class Sinks:
+    """Where a camera's frames go, the bag and the video through the background."""
+
+    tally: Tally
+    bag: AnnotatedBag
+    video: OverlayVideo | None
+    background: Background
+
+
+class CameraPass:
+    """The memory over one camera's frames, as the node's stream keeps it; time is the bag's."""
+
+    def __init__(self, camera: Camera, detector: Detector, settings: Settings, masks: Masks | None, sinks: Sinks):
+        self.camera, self.masks, self.tally = camera, masks, sinks.tally
+        self._detector, self._settings, self._sinks = detector, settings, sinks
+        self._interpreter = Interpreter(rules(settings))
+        self._self_mask = SelfMask.from_setting(settings.self_mask, camera.name)
+        self._now = 0.0  # seconds, time of recording
+        self._status: Status | None = None
+        self._warm: set[tuple[int, ...]] = set()
+        self.judgement = None if masks is None else Judgement(detector)
+        self.notes: dict[str, int] = {}  # what happened, and how often
+        self._sync: DepthSync | None = None
+        if settings.depth and camera.depth is None:
+            self._note("the parameter depth is true, but there is no --depth-topic: hazards have no position")
+        if camera.depth is not None:
+            self._sync = DepthSync(
+                self._search,
+                slop=settings.depth_slop,
+                queue=settings.depth_queue,
+                wait=settings.depth_wait,
+                clock=lambda: self._now,
+                make_pairing=NearestStamp,  # message_filters takes rclpy's messages alone
+            )
+
+    def take(self, recorded: Recorded) -> None:
+        """A message of any topic, in the order of recording: time passes with each."""
+        self._now = recorded.bag_ns * 1e-9
+        topic = recorded.connection.topic
+        if topic == self.camera.image:
+            self._image(recorded)
+        elif self._sync is not None and topic in (self.camera.depth, self.camera.camera_info):
+            if recorded.message is None:
+                self._note(f"{topic}: a message cannot be read: {recorded.error}")
+            elif topic == self.camera.depth:
+                self._sync.depth(recorded.message)
+            else:
+                self._sync.camera_info(recorded.message)
+        if self._sync is not None:
+            self._sync.poll()
+
+    def end(self) -> None:
+        """The bag is over: no frame waits for its depth any longer."""
+        if self._sync is not None:
+            self._now += self._settings.depth_wait
+            self._sync.poll()
+
+    def _image(self, recorded: Recorded) -> None:
+        self._status = self._status or Status(self._now)
+        self._status.received(self._now)
+        if self._sync is not None and recorded.message is not None:
+            self._sync.image(recorded)
+        else:
+            self._search(SyncedFrame(recorded, None, None))
+
+    def _search(self, synced: SyncedFrame) -> None:
+        """A frame, broken or not."""
+        recorded: Recorded = synced.image
+        status = self._status
+        assert status is not None  # since the first frame came
+        if recorded.image is not None and recorded.image.shape not in self._warm:
+            self._detector.warm_up(*recorded.image.shape[:2])  # as the node: the first frame pays no lazy start
+            self._warm.add(recorded.image.shape)
+        start = time.perf_counter()
+        finding: Finding | None = None
+        try:
+            finding = self._find(recorded, synced)
+        except FlowclasError as error:
+            status.failed(f"frame not searched: {error}")
+            self.tally.failed(recorded, str(error))
+        else:
+            self._conclude(recorded, finding, recorded.seconds + time.perf_counter() - start, status)
+        level, text = status.verdict(self._now, self._settings.stale_after)
+        header = status.scene and status.scene.header
+        fields = state_fields(level, text, status, self._detector)
+        self._sinks.background.do(lambda: self._keep(recorded, finding, header, fields))
+
+    def _find(self, recorded: Recorded, synced: SyncedFrame) -> Finding:
+        if recorded.image is None:
+            raise FlowclasError(recorded.error)
+        scores, stages = self._detector.score_batch([recorded.image])
+        ignore = None
+        if self._self_mask is not None:
+            ignore, remark = self._self_mask.of(scores[0].shape, 0.0, self._settings.stale_after)
+            if remark:
+                self._note(remark)
+        judged = self._interpreter.judge(self._detector, scores[0], stamp=recorded.stamp_ns, ignore=ignore)
+        locate = None if self._sync is None else functools.partial(locate_hazards, frame=synced)
+        return self._interpreter.interpret(judged, stages, stamp=recorded.stamp_ns, locate=locate)
+
+    def _conclude(self, recorded: Recorded, finding: Finding, latency: float, status: Status) -> None:
+        if finding.notice:
+            self._note(finding.notice)
+        if finding.located is not None:
+            reason = finding.located.reason
+            status.remark("depth", f"hazards without a position: {reason}" if reason else "")
+            if reason:
+                self._note(f"no position: {reason}")
+        judged, nearest = finding.judged, nearest_range(finding.hazards)
+        scene = Scene(
+            header=recorded.header,
+            hazards=len(finding.hazards),
+            candidates=finding.candidates,
+            anomalous_share=judged.anomalous_share,
+            peak_score=judged.peak,
+            nearest_range=nearest,
+            latency=latency,
+            timings=finding.timings,
+            drift=judged.drift.statistic,
+            drifted=judged.drift.drifted,
+        )
+        status.remark("drift", judged.drift.text)
+        status.processed(self._now, scene)
+        self.tally.frame(recorded, finding, scene.level.name, latency, nearest)
+        if self.masks is None or self.judgement is None:
+            return
+        try:
+            mask = self.masks.of(recorded)
+        except FlowclasError as error:
+            self._note(f"mask left out: {error}")
+            return
+        if mask is not None:
+            self.judgement.add(mask, finding, recorded)
+
+    def _keep(self, recorded: Recorded, finding: Finding | None, header: object, fields: dict) -> None:
+        """Everything that is drawn and written of a frame, on the background's thread."""
+        if finding is not None and recorded.image is not None:
+            picture = overlay(recorded.image, finding)
+            self._sinks.bag.finding(self.camera, recorded, finding, picture)
+            self.tally.show(recorded, finding, picture)
+            if self._sinks.video is not None:
+                self._sinks.video.add(np.ascontiguousarray(picture[..., ::-1]))
+        self._sinks.bag.state(self.camera, recorded, header, fields)
+
+    def _note(self, text: str) -> None:
+        self.notes[text] = self.notes.get(text, 0) + 1

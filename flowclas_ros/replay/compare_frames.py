@@ -1,0 +1,275 @@
+"""Two replays of one bag, frame by frame: figures of each, pixels and hazards that only one of them found."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.conversion import to_rgb
+from flowclas_ros.progress import progress_bar
+from flowclas_ros.replay.annotated import message_store
+from flowclas_ros.replay.frames import messages
+from flowclas_ros.replay.one_bag import FORMAT
+from flowclas_ros.replay.recording import header_ns
+from flowclas_ros.replay.run_bag import METRICS, TABLE
+
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+SHARED = 0.5  # of the smaller box: hazards whose boxes overlap by so much in a frame are the same thing
+SHOWN = 8  # frames that differ most
+_APART = 2.0  # seconds between two of them at most
+_TILE = 480  # pixels wide
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished replay of one camera. rows: of metrics.csv by stamp (ns), frames that were searched alone."""
+
+    folder: Path
+    name: str
+    metrics: dict[str, Any]
+    rows: dict[int, dict[str, str]]
+
+    @property
+    def annotated(self) -> Path:
+        """The annotated bag, which may have been taken away since."""
+        return (self.folder / self.metrics["annotated"]["file"]).resolve()
+
+    def topic(self, name: str) -> str:
+        """That of an output."""
+        return str(self.metrics["annotated"]["topics"]) + name
+
+
+@dataclass
+class Hazard:
+    """A hazard of one run. shared: whether the other run found it too, in any frame."""
+
+    id: int
+    first_ns: int
+    last_ns: int
+    frames: int = 0
+    peak: float = -np.inf
+    shared: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FramePair:
+    """A frame in both runs: level, peak (nats per dimension), share, hazards, latency (ms) of each, and the shares of
+    the frame's pixels that only one flags, NaN where the masks are not to be had.
+    """
+
+    index: int
+    stamp_ns: int
+    level: tuple[str, str]
+    peak: tuple[float, float]
+    share: tuple[float, float]
+    hazards: tuple[int, int]
+    latency_ms: tuple[float, float]
+    alone: tuple[float, float] = (float("nan"), float("nan"))
+
+    def row(self) -> list[Any]:
+        """In the order of `Comparison.columns`."""
+        pairs = (self.level, self.peak, self.share, self.hazards, self.latency_ms, self.alone)
+        return [self.index, self.stamp_ns, *(value for pair in pairs for value in pair)]
+
+    @property
+    def difference(self) -> tuple[bool, float]:
+        """What frames are ranked by: only one lists a hazard, then the share of pixels that only one flags."""
+        return bool(self.hazards[0]) != bool(self.hazards[1]), sum(self.alone)
+
+
+@dataclass(eq=False)
+class Comparison:
+    """Both runs, their common frames in order, hazards by id, and overlays of the frames that differ most."""
+
+    runs: tuple[Run, Run]
+    frames: list[FramePair]
+    hazards: tuple[dict[int, Hazard], dict[int, Hazard]] = field(default_factory=lambda: ({}, {}))
+    pictures: list[tuple[FramePair, list[npt.NDArray[np.uint8]]]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    columns = (
+        *("index", "stamp_ns"),
+        *(f"{name}_{run}" for name in ("level", "peak", "share", "hazards", "latency_ms", "alone") for run in "ab"),
+    )
+
+
+def load_run(folder: Path) -> Run:
+    """The run in `folder`. Raises FlowclasError where its files are not whole, or not of this version."""
+    try:
+        metrics = json.loads((folder / METRICS).read_text())
+        with open(folder / TABLE, newline="") as file:
+            rows = {int(row["stamp_ns"]): row for row in csv.DictReader(file) if row["peak"]}
+        if metrics["format"] != FORMAT:
+            raise FlowclasError(f"run {folder} was written by another version: replay it again with --overwrite")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FlowclasError(f"run {folder} cannot be read ({error}): replay it again with --overwrite") from error
+    return Run(folder, f"{metrics['model']['name']} ({metrics['model']['sha256'][:12]})", metrics, rows)
+
+
+def compare_frames(first: Run, second: Run) -> Comparison:
+    """Raises FlowclasError for runs of different bags or topics, and for runs without a common frame."""
+    bags = [run.metrics["bag"] for run in (first, second)]
+    if any(bags[0][name] != bags[1][name] for name in ("sha256_of_ends", "topic")):
+        raise FlowclasError(
+            f"runs {first.folder} and {second.folder} are of different bags ({bags[0]['path']} {bags[0]['topic']}, "
+            f"{bags[1]['path']} {bags[1]['topic']}): replay both checkpoints on the same one"
+        )
+    frames = {
+        stamp: _pair(int(row["index"]), stamp, row, second.rows[stamp])
+        for stamp, row in first.rows.items()
+        if stamp in second.rows
+    }
+    if not frames:
+        raise FlowclasError(f"runs {first.folder} and {second.folder} have no searched frame in common")
+    comparison = Comparison((first, second), [])
+    apart = len(first.rows) + len(second.rows) - 2 * len(frames)
+    if apart:
+        comparison.notes.append(f"{apart} frame(s) were searched in one run alone")
+    missing = [str(run.annotated) for run in comparison.runs if not run.annotated.is_file()]
+    if missing:
+        comparison.notes.append(f"{' and '.join(missing)} is missing: pixels, hazards and pictures are not compared")
+    else:
+        times = _compare_annotated(comparison, frames)
+        comparison.frames = sorted(frames.values(), key=lambda frame: frame.index)
+        comparison.pictures = _pictures(comparison, times)
+    comparison.frames = sorted(frames.values(), key=lambda frame: frame.index)
+    return comparison
+
+
+def _pair(index: int, stamp: int, *rows: dict[str, str]) -> FramePair:
+    kinds = (("level", str), ("peak", float), ("share", float), ("hazards", int), ("latency_ms", float))
+    return FramePair(index, stamp, **{name: tuple(kind(row[name]) for row in rows) for name, kind in kinds})  # type: ignore[arg-type]
+
+
+def _compare_annotated(comparison: Comparison, frames: dict[int, FramePair]) -> dict[int, int]:
+    """Fill in the frames' `alone` and the hazards, in one pass over both bags; times of recording by stamp."""
+    times: dict[int, int] = {}
+    first, second = (_Found(run) for run in comparison.runs)
+    with first, second, progress_bar("compare", len(frames), "frames") as advance:
+        others = iter(second)
+        other = next(others, None)
+        for one in first:
+            while other is not None and other.bag_ns < one.bag_ns:
+                other = next(others, None)
+            if other is None or other.stamp_ns != one.stamp_ns or one.stamp_ns not in frames:
+                continue
+            alone = (float((one.mask & ~other.mask).mean()), float((other.mask & ~one.mask).mean()))
+            frames[one.stamp_ns] = FramePair(**{**vars(frames[one.stamp_ns]), "alone": alone})
+            times[one.stamp_ns] = one.bag_ns
+            _compare_hazards(comparison, one, other)
+            advance()
+    return times
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    stamp_ns: int
+    bag_ns: int
+    mask: npt.NDArray[np.bool_]
+    hazards: list[Any]  # messages
+
+
+class _Found:
+    """Masks and hazards of an annotated bag, frame by frame. A context manager to iterate over once."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> _Found:
+        self._reader = self._stack.enter_context(_open(self._run.annotated))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[_Frame]:
+        wanted = {self._run.topic(name): name for name in ("mask", "hazards")}
+        connections = [connection for connection in self._reader.connections if connection.topic in wanted]
+        waiting: dict[str, Any] = {}
+        for connection, bag_ns, raw in messages(self._reader, self._run.annotated, connections):
+            waiting[wanted[connection.topic]] = self._reader.deserialize(raw, connection.msgtype)
+            if len({header_ns(message) for message in waiting.values()}) == 1 and len(waiting) == 2:
+                mask = to_rgb(waiting["mask"])[..., 0] > 0
+                yield _Frame(header_ns(waiting["mask"]) or bag_ns, bag_ns, mask, waiting["hazards"].hazards)
+                waiting = {}
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    from rosbags.highlevel import AnyReader
+
+    try:
+        with AnyReader([path], default_typestore=message_store()) as reader:
+            yield reader
+    except FlowclasError:
+        raise
+    except Exception as error:  # rosbags' own errors
+        raise FlowclasError(
+            f"annotated bag {path} cannot be read ({error}): replay it again with --overwrite"
+        ) from error
+
+
+def _compare_hazards(comparison: Comparison, *frames: _Frame) -> None:
+    seen = [[hazard for hazard in frame.hazards if not hazard.frames_missed] for frame in frames]
+    for known, own, other in zip(comparison.hazards, seen, seen[::-1], strict=True):
+        for hazard in own:
+            entry = known.setdefault(hazard.id, Hazard(int(hazard.id), frames[0].stamp_ns, frames[0].stamp_ns))
+            entry.last_ns = frames[0].stamp_ns
+            entry.frames += 1
+            entry.peak = max(entry.peak, float(hazard.peak_score))
+            entry.shared = entry.shared or any(_overlap(_box(hazard), _box(one)) >= SHARED for one in other)
+
+
+def _box(hazard: Any) -> Box:
+    box = hazard.bbox
+    return int(box.x_offset), int(box.y_offset), int(box.width), int(box.height)
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Shared area of two boxes as a share of the smaller one's."""
+    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return max(across, 0) * max(down, 0) / max(min(a[2] * a[3], b[2] * b[3]), 1)
+
+
+def _pictures(comparison: Comparison, times: dict[int, int]) -> list[tuple[FramePair, list[npt.NDArray[np.uint8]]]]:
+    """Overlays of the frames that differ most, not too near to each other in time."""
+    span = comparison.frames[-1].stamp_ns - comparison.frames[0].stamp_ns
+    apart = min(_APART * 1e9, span / (2 * SHOWN))
+    chosen: list[FramePair] = []
+    compared = [frame for frame in comparison.frames if frame.stamp_ns in times]
+    for frame in sorted(compared, key=lambda frame: frame.difference, reverse=True):
+        near = any(abs(frame.stamp_ns - other.stamp_ns) < apart for other in chosen)
+        if frame.difference > (False, 0.0) and not near and len(chosen) < SHOWN:
+            chosen.append(frame)
+    found: dict[int, list[npt.NDArray[np.uint8]]] = {frame.stamp_ns: [] for frame in chosen}
+    for run in comparison.runs:
+        with _open(run.annotated) as reader:
+            connections = [connection for connection in reader.connections if connection.topic == run.topic("overlay")]
+            for frame in chosen if connections else ():
+                at = times[frame.stamp_ns]
+                for connection, _, raw in reader.messages(connections=connections, start=at, stop=at + 1):
+                    message = reader.deserialize(raw, connection.msgtype)
+                    if (header_ns(message) or at) == frame.stamp_ns:
+                        found[frame.stamp_ns].append(_small(to_rgb(message)))
+    return [(frame, found[frame.stamp_ns]) for frame in chosen if len(found[frame.stamp_ns]) == 2]
+
+
+def _small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    height = max(1, round(picture.shape[0] * _TILE / picture.shape[1]))
+    small = cv2.resize(np.ascontiguousarray(picture), (_TILE, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, dtype=np.uint8)

@@ -1,0 +1,257 @@
+"""The public data sets' layouts, on tiny trees that lie exactly as they do."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowclas_ros.detection.images import read_image
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.benchmarks import BENCHMARKS, NAMES, inlier_images, open_benchmark, unlabelled_pairs
+from flowclas_ros.training.config import DataConfig
+from flowclas_ros.training.data import list_frames
+
+ROOT = Path(__file__).parents[1]
+H, W = 6, 10
+LAF = ("04_Maurener_Weg_8_000000_000030", "13_Elly_Beinhorn_Str_000001_000080")
+
+
+def write(root: Path, *names: str, ids: tuple[int, ...] | None = None) -> None:
+    """Images, or label files whose columns hold the ids in turn."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.zeros((H, W, 3), np.uint8) if ids is None else np.resize(np.uint8(ids), (H, W))
+        Image.fromarray(values).save(path)
+
+
+def fishyscapes(root: Path) -> None:
+    for number, (frame, split) in enumerate(zip(LAF, ("train", "test"), strict=True)):
+        write(root, f"leftImg8bit/{split}/{frame[:-14]}/{frame}_leftImg8bit.png")
+        write(root, f"fishyscapes_lostandfound/{number:04d}_{frame}_labels.png", ids=(0, 1, 255))
+    write(root, "leftImg8bit/train/04_Maurener_Weg_8/04_Maurener_Weg_8_000000_000060_leftImg8bit.png")
+
+
+def fishyscapes_original(root: Path) -> None:
+    write(root, *(f"LostAndFound/original/{frame}.png" for frame in LAF))
+    write(root, *(f"LostAndFound/labels/{frame}.png" for frame in LAF), ids=(0, 1, 255))
+
+
+def fishyscapes_images(root: Path) -> None:
+    write(root, *(f"LostAndFound/images/{frame}_leftImg8bit.png" for frame in LAF))
+    write(root, *(f"LostAndFound/labels/{frame}_labels.png" for frame in LAF), ids=(0, 1, 255))
+
+
+def fishyscapes_static(root: Path) -> None:
+    write(root, "0000_a_rgb.jpg", "0001_b_rgb.png")
+    write(root, "0000_a_labels.png", "0001_b_labels.png", ids=(0, 1, 255))
+
+
+def road_anomaly(root: Path) -> None:
+    write(root, "frames/animals01.jpg", "frames/cones02.v2.jpg")
+    for name in ("animals01", "cones02.v2"):
+        write(root, f"frames/{name}.labels/labels_semantic.png", ids=(0, 2, 0))
+        write(root, f"frames/{name}.labels/labels_semantic_color.png", ids=(9,))
+    (root / "frame_list.json").write_text(json.dumps(["animals01.jpg", "cones02.v2.jpg"]))
+
+
+def smiyc_anomaly(root: Path) -> None:
+    top = root / "dataset_AnomalyTrack"
+    write(top, "images/validation0000.jpg", "images/validation0001.jpg", "images/zebra0000.jpg")
+    for frame in ("validation0000", "validation0001"):
+        write(top, f"labels_masks/{frame}_labels_semantic.png", ids=(0, 1, 255))
+        write(top, f"labels_masks/{frame}_labels_semantic_color.png", ids=(3,))
+
+
+def smiyc_obstacle(root: Path) -> None:
+    top = root / "dataset_ObstacleTrack"
+    write(top, *(f"images/{name}.webp" for name in ("validation_1", "validation_2", "validation_21", "paving_bag_3")))
+    for frame in ("validation_1", "validation_2", "validation_21"):
+        write(top, f"labels_masks/{frame}_labels_semantic.png", ids=(0, 1, 255))
+
+
+def lost_and_found(root: Path) -> None:
+    child = "15_Rechbergstr_Deckenpfronn_000000_000030"
+    for frame in ("02_Hanns_Klemm_Str_44_000000_000020", "05_Schafgasse_1_000000_000060", child):
+        scene = frame[:-14]
+        write(root, f"leftImg8bit/test/{scene}/{frame}_leftImg8bit.png")
+        write(root, f"gtCoarse/test/{scene}/{frame}_gtCoarse_labelIds.png", ids=(1, 43, 0))
+        write(root, f"gtCoarse/test/{scene}/{frame}_gtCoarse_instanceIds.png", ids=(0,))
+
+
+def allo(root: Path) -> None:
+    for place in ("anomalous/seq0/cam1", "normal/seq1"):
+        write(root, f"test_v3/{place}/images/000.png")
+        write(root, f"test_v3/{place}/masks/000.png", ids=(7 if "normal" in place else 0, 8, 255))
+    for place in ("scene/normal/seq0", "normal", "scene/anomalous/seq0"):
+        write(root, f"train_v3/{place}/images/000.png", f"train_v3/{place}/images/001.png")
+        write(root, f"train_v3/{place}/masks/000.png", ids=(0,))
+
+
+def street_hazards(root: Path) -> None:
+    for name in ("t5/300", "t6/7"):
+        write(root, f"test/images/test/{name}.png")
+        write(root, f"test/annotations/test/{name}.png", ids=(13, 14, 0))
+    write(root, "train/images/training/t1-3/1.png", "train/images/validation/t4/1.png")
+
+
+def mvtec(root: Path) -> None:
+    write(root, "train/good/000.png", "test/good/000.png", "test/broken/000.png", "test/hole/000.png")
+    write(root, "ground_truth/broken/000_mask.png", "ground_truth/hole/000_mask.png", ids=(0, 255, 0))
+
+
+def cityscapes(root: Path) -> None:
+    for split, city in (("train", "aachen"), ("train", "ulm"), ("val", "lindau"), ("test", "bonn")):
+        frame = f"{split}/{city}/{city}_000000_000019"
+        write(root, f"leftImg8bit/{frame}_leftImg8bit.png")
+        write(root, f"gtFine/{frame}_gtFine_labelIds.png", ids=(7,))
+
+
+# Trees; how many labelled images each holds; what a column of each id becomes.
+TREES = {
+    "fishyscapes_lost_and_found": [(fishyscapes, 2), (fishyscapes_original, 2), (fishyscapes_images, 2)],
+    "fishyscapes_static": [(fishyscapes_static, 2)],
+    "road_anomaly": [(road_anomaly, 2)],
+    "smiyc_anomaly": [(smiyc_anomaly, 2)],
+    "smiyc_obstacle": [(smiyc_obstacle, 2)],
+    "lost_and_found": [(lost_and_found, 2)],
+    "allo": [(allo, 2)],
+    "street_hazards": [(street_hazards, 2)],
+    "mvtec": [(mvtec, 3)],
+}
+CASES = [(name, tree, count) for name, trees in TREES.items() for tree, count in trees]
+
+
+def test_every_benchmark_has_a_tree_here():
+    assert set(TREES) == set(NAMES) - {"folder", "manifest"}
+
+
+@pytest.mark.parametrize(("name", "tree", "count"), CASES, ids=[tree.__name__ for _, tree, _ in CASES])
+def test_a_tree_of_the_published_layout_gives_its_images_with_their_labels(tmp_path, name, tree, count):
+    tree(tmp_path)
+    _, pairs = open_benchmark(name, tmp_path)
+    assert len(pairs) == count == len({pair.name for pair in pairs})
+    for pair in pairs:
+        mask = pair.read_mask(read_image(pair.image))
+        assert mask.shape == (H, W)
+        if pair.all_normal:
+            assert not mask.any()
+        else:  # ids in turn: normal, anomaly, and one more
+            assert mask.ravel()[0] == 0 and mask.ravel()[1] == 1
+            assert mask.ravel()[2] == (0 if name in ("road_anomaly", "mvtec") else 255)
+
+
+@pytest.mark.parametrize(("name", "tree", "count"), CASES, ids=[tree.__name__ for _, tree, _ in CASES])
+def test_another_layout_says_what_was_expected_and_what_is_there(tmp_path, name, tree, count):
+    (tmp_path / "somewhere").mkdir()
+    (tmp_path / "readme.txt").write_text("else")
+    with pytest.raises(FlowclasError) as raised:
+        open_benchmark(name, tmp_path)
+    text = str(raised.value)
+    assert text.startswith(f"{name}: {tmp_path} should hold {BENCHMARKS[name].labels[0]}")
+    assert "readme.txt, somewhere/" in text and "\n" not in text
+
+
+def test_an_error_follows_the_layout_as_far_as_it_holds(tmp_path):
+    write(tmp_path, "gtCoarse/train/a/a_gtCoarse_labelIds.png", ids=(1,))
+    with pytest.raises(FlowclasError, match=rf"{tmp_path}/gtCoarse has no folder 'test', but train/$"):
+        open_benchmark("lost_and_found", tmp_path)
+    with pytest.raises(FlowclasError, match="nowhere does not exist"):
+        open_benchmark("lost_and_found", tmp_path / "nowhere")
+
+
+def test_a_label_without_its_image_names_both(tmp_path):
+    smiyc_anomaly(tmp_path)
+    (tmp_path / "dataset_AnomalyTrack/images/validation0001.jpg").unlink()
+    with pytest.raises(FlowclasError, match=r"validation0001_labels.* expected dataset_AnomalyTrack/images/validation"):
+        open_benchmark("smiyc_anomaly", tmp_path)
+
+
+def test_the_data_sets_own_folder_may_be_named_as_its_root(tmp_path):
+    smiyc_obstacle(tmp_path)
+    _, pairs = open_benchmark("smiyc_obstacle", tmp_path / "dataset_ObstacleTrack")
+    assert [pair.image.stem for pair in pairs] == ["validation_1", "validation_2"]  # 21 is not in the toolkit's split
+
+
+def test_images_whose_labels_are_not_public_are_there_for_the_export_only(tmp_path):
+    smiyc_anomaly(tmp_path)
+    benchmark, pairs = open_benchmark("smiyc_anomaly", tmp_path)
+    more = unlabelled_pairs(benchmark, tmp_path, pairs)
+    assert [pair.image.stem for pair in more] == ["zebra0000"] and more[0].mask is None
+
+
+def test_frames_that_the_list_of_road_anomaly_names_must_be_there(tmp_path):
+    road_anomaly(tmp_path)
+    (tmp_path / "frame_list.json").write_text(json.dumps(["animals01.jpg", "lost.jpg"]))
+    with pytest.raises(FlowclasError, match=r"frame_list\.json lists 1 frame\(s\) without labels, such as 'lost'"):
+        open_benchmark("road_anomaly", tmp_path)
+
+
+def test_labels_in_colour_or_of_another_size_are_refused(tmp_path):
+    fishyscapes_static(tmp_path)
+    write(tmp_path, "0000_a_labels.png")
+    _, pairs = open_benchmark("fishyscapes_static", tmp_path)
+    with pytest.raises(FlowclasError, match=r"0000_a_labels\.png has mode RGB"):
+        pairs[0].read_mask(read_image(pairs[0].image))
+    with pytest.raises(FlowclasError, match=r"0001_b_labels\.png is 10x6 and .* is 5x5"):
+        pairs[1].read_mask(np.zeros((5, 5, 3), np.uint8))
+
+
+def test_a_manifest_gives_images_masks_and_conditions(tmp_path):
+    write(tmp_path, "a/1.png", "b/2.png")
+    write(tmp_path, "m/1.png", "m/2.png", ids=(0, 1, 255))
+    path = tmp_path / "list.csv"
+    path.write_text("image,mask,condition\na/1.png,m/1.png,clear\nb/2.png,m/2.png,fog\n")
+    _, pairs = open_benchmark("manifest", path)
+    assert [(pair.name, pair.condition) for pair in pairs] == [("a/1", "clear"), ("b/2", "fog")]
+    assert pairs[1].read_mask(read_image(pairs[1].image))[0, :3].tolist() == [0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("picture,mask\na/1.png,m.png\n", "line 2: no value for 'image'"),
+        ("image,mask\na/1.png,m.png\n", r"line 2: there is no file .*m\.png"),
+        ("image,mask,condition\n", "names no image"),
+    ],
+)
+def test_a_manifest_that_is_wrong_says_where(tmp_path, text, words):
+    write(tmp_path, "a/1.png")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(FlowclasError, match=words):
+        open_benchmark("manifest", tmp_path / "list.csv")
+    with pytest.raises(FlowclasError, match="names the csv file itself"):
+        open_benchmark("manifest", tmp_path)
+
+
+def test_a_folder_holds_images_and_masks(tmp_path):
+    write(tmp_path, "images/x/1.jpg")
+    write(tmp_path, "masks/x/1.png", ids=(0, 1))
+    _, pairs = open_benchmark("folder", tmp_path)
+    assert [pair.name for pair in pairs] == ["x/1"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "split", "names"),
+    [
+        (cityscapes, "cityscapes/train", ["aachen_000000_000019_leftImg8bit", "ulm_000000_000019_leftImg8bit"]),
+        (cityscapes, "cityscapes/val", ["lindau_000000_000019_leftImg8bit"]),
+        (allo, "allo/train", ["000", "001", "000", "001"]),
+        (street_hazards, "street_hazards/train", ["1"]),
+        (mvtec, "mvtec/train", ["000"]),
+    ],
+)
+def test_a_split_to_fit_on_holds_normal_images_only(tmp_path, tree, split, names):
+    tree(tmp_path)
+    frames = list_frames([f"{split}:{tmp_path}"], DataConfig())
+    assert sorted(frame.path.stem for frame in frames) == sorted(names)
+    assert not any({"masks", "anomalous", "gtFine"} & set(frame.path.parts) for frame in frames)
+
+
+def test_a_split_that_is_not_there_says_which_are(tmp_path):
+    with pytest.raises(FlowclasError, match=r"'cityscapes/test:/x' names no split .* cityscapes/train, cityscapes/val"):
+        inlier_images("cityscapes/test:/x")
+    with pytest.raises(FlowclasError, match=r"cityscapes/train: .* should hold leftImg8bit/train/\{city\}/.* nothing"):
+        inlier_images(f"cityscapes/train:{tmp_path}")

@@ -1,0 +1,125 @@
+"""`flowclas evaluate --benchmark`: what each benchmark reports, and scores as the SMIYC toolkit reads them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score
+
+from flowclas_ros import cli
+from flowclas_ros.detection.images import read_image
+from flowclas_ros.detection.scorer import Scorer
+from flowclas_ros.model.backbone import BackboneConfig
+from flowclas_ros.model.checkpoint import save_checkpoint
+from flowclas_ros.model.flow import FlowConfig
+from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+
+H, W = 40, 56
+RNG = np.random.default_rng(11)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    backbone = BackboneConfig(name="mobilenetv2_100", weights="random", layers=(1,), stride=8)
+    model = FlowCLAS(FlowCLASConfig(backbone, FlowConfig(steps=1, whitening=False), projection_dim=0))
+    path = tmp_path_factory.mktemp("checkpoint") / "ours.safetensors"
+    save_checkpoint(path, model, calibration=None, provenance={}, embed_backbone=True)
+    return path
+
+
+def write(path: Path, mask: bool = False, anomaly: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if mask:
+        values = np.zeros((H, W), np.uint8)
+        values[10:20, 10:30], values[-5:] = anomaly, 255
+    else:
+        values = RNG.integers(0, 256, (H, W, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
+    return path
+
+
+def evaluate(root: Path, checkpoint: Path, name: str, output: Path, *more: object) -> dict:
+    words = ["evaluate", "--checkpoint", checkpoint, "--device", "cpu", "--benchmark", name, "--root", root]
+    assert cli.main([str(word) for word in [*words, "--json", output / "f.json", *more]]) == 0
+    return json.loads((output / "f.json").read_text())
+
+
+def test_a_manifest_is_reported_by_condition_and_pooled(tmp_path, checkpoint, capsys):
+    lines = ["image,mask,condition"]
+    for index, condition in enumerate(("clear", "adverse", "clear")):
+        write(tmp_path / f"{index}.png")
+        write(tmp_path / f"{index}_mask.png", mask=True)
+        lines.append(f"{index}.png,{index}_mask.png,{condition}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    result = evaluate(tmp_path / "list.csv", checkpoint, "manifest", tmp_path)
+    scorer = Scorer(checkpoint, device="cpu")
+    scores = [scorer.score_batch([read_image(tmp_path / f"{i}.png")])[0][0] for i in range(3)]
+    label = np.asarray(Image.open(tmp_path / "0_mask.png"))
+    inside = label != 255
+
+    def reference(chosen):
+        return average_precision_score(
+            np.concatenate([label[inside]] * len(chosen)), np.concatenate([scores[i][inside] for i in chosen])
+        )
+
+    assert result["auprc"] == pytest.approx(reference([0, 1, 2]), abs=1e-6)
+    assert result["conditions"]["clear"]["auprc"] == pytest.approx(reference([0, 2]), abs=1e-6)
+    assert result["conditions"]["adverse"]["auprc"] == pytest.approx(reference([1]), abs=1e-6)
+    assert [row["condition"] for row in result["per_image"]] == ["clear", "adverse", "clear"]
+    assert "adverse: auprc" in capsys.readouterr().out
+
+
+def test_smiyc_scores_are_exported_as_the_toolkit_reads_them_for_hidden_labels_too(tmp_path, checkpoint, capsys):
+    h5py = pytest.importorskip("h5py", reason="needs h5py (extra training)")
+    top = tmp_path / "dataset_AnomalyTrack"
+    images = [write(top / "images" / f"{name}.jpg") for name in ("validation0000", "validation0001", "zebra0000")]
+    for image in images[:2]:
+        write(top / "labels_masks" / f"{image.stem}_labels_semantic.png", mask=True)
+    result = evaluate(tmp_path, checkpoint, "smiyc_anomaly", tmp_path, "--export", tmp_path / "out")
+    assert result["images"] == 2 and len(result["per_image"]) == 2  # the third has no public label
+    assert result["components"]["min_predicted"] == 500 and "aupro" in result and "mean_per_image" not in result
+    assert "note: the published smiyc_anomaly has 10 images" in capsys.readouterr().out
+    folder = tmp_path / "out" / "anomaly_p" / "ours"
+    assert sorted(path.stem for path in (folder / "AnomalyTrack-all").iterdir()) == [image.stem for image in images]
+    assert len(list((folder / "AnomalyTrack-validation").iterdir())) == 2
+    with h5py.File(folder / "AnomalyTrack-all" / "zebra0000.hdf5") as file:
+        stored = file["value"][:]
+    expected = Scorer(checkpoint, device="cpu").score_batch([read_image(images[2])])[0][0]
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, expected)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_mvtec_reports_regions_and_whole_images(tmp_path, checkpoint):
+    write(tmp_path / "test/good/000.png")
+    write(tmp_path / "test/hole/000.png")
+    write(tmp_path / "ground_truth/hole/000_mask.png", mask=True, anomaly=255)
+    result = evaluate(tmp_path, checkpoint, "mvtec", tmp_path, "--streaming")
+    assert 0 <= result["aupro"] <= 1 and result["image_auroc"] in (0.0, 0.5, 1.0)
+    assert result["images"] == 2 and "components" not in result
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--benchmark", "road_anomaly"], "either --images and --masks, or --benchmark and --root"),
+        (["--images", "x"], "either --images and --masks, or --benchmark and --root"),
+        (["--benchmark", "road_anomaly", "--root", "x", "--images", "x"], "either --images and --masks"),
+    ],
+)
+def test_half_a_choice_of_data_is_one_line(tmp_path, checkpoint, capsys, options, words):
+    code = cli.main(["evaluate", "--checkpoint", str(checkpoint), "--json", str(tmp_path / "f.json"), *options])
+    assert code == 2 and words in capsys.readouterr().err
+
+
+def test_an_export_of_a_benchmark_that_the_toolkit_does_not_know_is_refused(tmp_path, checkpoint, capsys):
+    write(tmp_path / "images/0.png")
+    write(tmp_path / "masks/0.png", mask=True)
+    words = ["evaluate", "--checkpoint", checkpoint, "--benchmark", "folder", "--root", tmp_path]
+    words += ["--json", tmp_path / "f.json", "--export", tmp_path / "out"]
+    assert cli.main([str(word) for word in words]) == 2
+    assert "--export is for smiyc_anomaly" in capsys.readouterr().err

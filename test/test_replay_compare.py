@@ -1,0 +1,101 @@
+"""`flowclas compare`: two replays side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pytest
+
+pytest.importorskip("rosbags.rosbag2", reason="rosbags is not installed")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+from test_frames import raw, record
+from test_replay_bags import STAMPS, TOPIC, checkpoint, frames, picture, replay, truth  # noqa: F401
+
+from flowclas_ros.cli import main
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, checkpoint):  # noqa: F811
+    """The same bag at two thresholds: A sees the anomaly, B is blind."""
+    folder = tmp_path_factory.mktemp("runs")
+    masks = [raw(truth(index), "mono8", stamp) for index, stamp in enumerate(STAMPS)]
+    bag = record(folder / "drive", {TOPIC: frames(), "/truth": masks})
+    given = ["--topic", TOPIC, "--mask-topic", "/truth", "--require", "objects_missed<=0"]
+    assert replay(bag, checkpoint, folder / "a", *given) == 0
+    assert replay(bag, checkpoint, folder / "b", *given, "--threshold", "100000") == 1
+    return folder
+
+
+def compare(first, second, *options) -> int:
+    return main(["compare", str(first), str(second), *map(str, options)])
+
+
+def test_a_run_that_sees_less_is_told_in_figures_frames_pictures_and_status(runs, tmp_path, capsys):
+    assert compare(runs / "a", runs / "b", "--output", tmp_path / "out") == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.html", "compare.json", "frames.csv"}
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    figures = {row["name"]: row for row in content["figures"]}
+    assert figures["objects_missed"] == {"name": "objects_missed", "a": 0, "b": 1, "b_is": "worse"}
+    assert figures["auprc"]["b_is"] == "same" and figures["false_alarm_rate_observed"]["b_is"] == "better"
+    assert content["requirements"] == [{"requirement": "objects_missed<=0", "a": "met", "b": "failed", "b_is": "worse"}]
+    assert content["hazards_alone"]["b"] == [] and content["hazards_alone"]["a"][0]["frames"] == 3
+    assert content["hazards_alone"]["a"][0]["first_ns"] == STAMPS[3]
+    rows = list(csv.DictReader((tmp_path / "out" / "frames.csv").open()))
+    assert [int(row["stamp_ns"]) for row in rows] == STAMPS
+    assert [float(row["alone_a"]) > 0.02 for row in rows] == [False] * 3 + [True] * 3
+    assert all(float(row["alone_b"]) == 0 for row in rows)
+    text = (tmp_path / "out" / "compare.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', text)
+    assert all(source.startswith("data:image/") for source in sources)
+    assert len([source for source in sources if "jpeg" in source]) >= 2  # overlays of both
+    assert content["runs"]["a"]["model"]["sha256"] in text and "B fails what A met" in text
+    assert "objects_missed" in capsys.readouterr().out
+
+
+def test_the_other_way_round_is_better_and_a_run_against_itself_the_same(runs, tmp_path):
+    assert compare(runs / "b", runs / "a") == 0
+    assert compare(runs / "a", runs / "a", "--output", tmp_path / "out") == 0
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert {row["b_is"] for row in content["figures"]} <= {"same", ""}
+    assert content["hazards_alone"] == {"a": [], "b": []}
+
+
+def test_without_the_annotated_bag_the_figures_are_compared_and_a_note_says_so(runs, tmp_path, capsys):
+    hidden = (runs / "b" / "annotated.mcap").rename(tmp_path / "away.mcap")
+    try:
+        assert compare(runs / "a", runs / "b", "--output", tmp_path / "out") == 1
+    finally:
+        hidden.rename(runs / "b" / "annotated.mcap")
+    assert "pixels, hazards and pictures are not compared" in capsys.readouterr().out
+    assert len(list(csv.DictReader((tmp_path / "out" / "frames.csv").open()))) == 6
+
+
+def test_runs_of_different_bags_are_an_error(runs, tmp_path, checkpoint, capsys):  # noqa: F811
+    other = record(tmp_path / "other", {TOPIC: [raw(picture(9), "rgb8", STAMPS[0])]})
+    assert replay(other, checkpoint, tmp_path / "c") == 0
+    capsys.readouterr()
+    assert compare(runs / "a", tmp_path / "c") == 2
+    assert "are of different bags" in capsys.readouterr().err
+
+
+def test_what_is_no_run_is_an_error(runs, tmp_path, capsys):
+    assert compare(runs / "a", tmp_path / "nowhere") == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert compare(runs / "a", tmp_path) == 2
+    assert "holds no finished replay" in capsys.readouterr().err
+    (tmp_path / "metrics.json").write_text("{")
+    assert compare(runs / "a", tmp_path) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_folders_of_many_bags_are_compared_bag_by_bag(runs, tmp_path, checkpoint, capsys):  # noqa: F811
+    (tmp_path / "day").mkdir()
+    record(tmp_path / "day" / "one", {TOPIC: frames()[2:4]})
+    record(tmp_path / "day" / "two", {TOPIC: frames()[3:5]})
+    assert replay(tmp_path / "day", checkpoint, tmp_path / "a") == 0
+    assert replay([tmp_path / "day" / "one"], checkpoint, tmp_path / "b" / "one") == 0
+    assert compare(tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "one" / "compare.html").is_file()
+    assert f"{tmp_path / 'a' / 'two'} has no counterpart" in capsys.readouterr().out

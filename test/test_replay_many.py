@@ -1,0 +1,117 @@
+"""`flowclas replay` of many bags: over processes, past one that fails, and on from where a run was stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rosbags.rosbag2", reason="rosbags is not installed")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+from test_frames import compressed, record
+from test_replay_bags import RESULTS, SECOND, TOPIC, checkpoint, frames, picture, replay  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 240.0  # seconds; ends a hung test, nothing is measured by it
+pytestmark = pytest.mark.timeout(
+    2 * PATIENCE
+)  # each worker imports torch anew, which a busy machine takes its time for
+
+
+@pytest.fixture
+def day(tmp_path):
+    """A folder of three short bags."""
+    (tmp_path / "day").mkdir()
+    for name in ("a", "b", "c"):
+        record(tmp_path / "day" / name, {TOPIC: frames()[:2]})
+    return tmp_path / "day"
+
+
+def test_processes_share_the_bags_and_name_one_that_is_broken(day, tmp_path, checkpoint, capsys):  # noqa: F811
+    (day / "bad.mcap").write_bytes(b"\x89MCAP0\r\n nothing")
+    assert replay(day, checkpoint, tmp_path / "out", "--workers", "2") == 2
+    printed = capsys.readouterr()
+    assert "bad.mcap" in printed.err
+    for name in ("a", "b", "c"):
+        assert {path.name for path in (tmp_path / "out" / name).iterdir()} == RESULTS
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["bags"]
+    assert [Path(bag).name for bag in summary] == ["a", "b", "bad.mcap", "c"]
+    assert "error" in summary[str(day / "bad.mcap")] and summary[str(day / "a")][TOPIC]["figures"]["frames"] == 2
+    (day / "bad.mcap").unlink()
+    assert replay(day, checkpoint, tmp_path / "out", "--workers", "2", "--require", "frames>=3") == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("finished before") == 3 and printed.out.count("FAILED frames>=3") == 6
+
+
+def test_a_bag_whose_process_is_killed_is_named_and_the_rest_still_run(day, tmp_path, checkpoint, capsys):  # noqa: F811
+    def kill_the_first() -> None:
+        end = time.monotonic() + PATIENCE
+        while not multiprocessing.active_children() and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    assert replay(day, checkpoint, tmp_path / "out", "--workers", "2") == 2
+    killer.join(PATIENCE)
+    assert "its process was killed" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["bags"]
+    assert sorted("error" in result for result in summary.values()) == [False, False, True]
+
+
+def test_a_wrong_checkpoint_is_one_error_for_all_bags(day, tmp_path, capsys):
+    assert replay(day, tmp_path / "none.safetensors", tmp_path / "out", "--workers", "2") == 2
+    assert capsys.readouterr().err.count("error:") == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_that_was_stopped_leaves_whole_results_and_goes_on(day, tmp_path, checkpoint, capsys, workers):  # noqa: F811
+    long = [compressed(picture(0), SECOND + index * SECOND // 10) for index in range(1500)]
+    for name in ("b", "c"):
+        record(day / f"{name}_long", {TOPIC: long})
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"]
+    command[-1] += (
+        "import sys; from flowclas_ros.cli import main\nif __name__ == '__main__': sys.exit(main(sys.argv[1:]))"
+    )
+    command += ["replay", str(day), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]
+    running = subprocess.Popen(
+        [*command, "--workers", workers],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + PATIENCE
+    while not list((tmp_path / "out" / "b_long").glob(".unfinished.*/metrics.csv")):
+        assert time.monotonic() < end and running.poll() is None, "the long bag was not begun"
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does: to all of its processes
+    _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 130 and "Traceback" not in err and err.rstrip().endswith("interrupted")
+    assert not list((tmp_path / "out").rglob(".unfinished.*"))
+    done = (tmp_path / "out" / "a" / "metrics.json").stat().st_mtime_ns
+    for name in ("b_long", "c_long"):
+        assert not (tmp_path / "out" / name / "metrics.json").exists()
+        (day / name).rename(tmp_path / name)
+    assert replay(day, checkpoint, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "a" / "metrics.json").stat().st_mtime_ns == done
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_what_a_killed_run_left_behind_is_swept_away(day, tmp_path, checkpoint):  # noqa: F811
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / "out" / f".unfinished.{ended.pid}"
+    left.mkdir(parents=True)
+    (left / "annotated.mcap").write_bytes(b"half")
+    assert replay(day / "a", checkpoint, tmp_path / "out") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS

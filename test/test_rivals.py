@@ -1,0 +1,79 @@
+"""The rivals' table: each method scores as it says, and a row that cannot be had says why and is tried again."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import rival_models  # noqa: E402
+import rivals  # noqa: E402
+
+from flowclas_ros.detection.images import write_png  # noqa: E402
+from flowclas_ros.model import BackboneConfig, FlowCLASConfig, FlowConfig  # noqa: E402
+from flowclas_ros.training.config import DataConfig, FitConfig, OutlierConfig  # noqa: E402
+
+
+@pytest.fixture
+def config(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        write_png(tmp_path / f"{i}.png", rng.integers(0, 255, (96, 128, 3), dtype=np.uint8))
+    backbone = BackboneConfig("mobilenetv2_050", "random", layers=(2,), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return FitConfig(
+        model=FlowCLASConfig(backbone, FlowConfig(steps=1), projection_dim=4, short_side=96),
+        data=DataConfig(train=(str(tmp_path),), outliers=OutlierConfig(cutouts=str(tmp_path))),
+    )
+
+
+def test_the_neighbour_memory_scores_the_mean_distance_to_the_nearest_normal_cells(config, tmp_path):
+    torch.manual_seed(0)
+    frames = sorted(tmp_path.glob("*.png"))
+    rival = rival_models.Neighbours(config, frames, quick=False)
+    rival.fit(0)
+    memory = rival.model.memory.numpy()
+    assert memory.shape == (6 * 12 * 16, rival.model.backbone.channels)  # all cells: fewer than the memory holds
+    image = np.random.default_rng(1).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    features = rival.model.features(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
+    with torch.no_grad():
+        cell = rival.model.latent(features)[0][0, :, 3, 5].numpy()
+        score = rival.model.grid_score(features)[0, 3, 5]
+    nearest = np.sort(np.linalg.norm(memory - cell, axis=1))[: rival.model.neighbours]
+    assert float(score) == pytest.approx(nearest.mean(), rel=1e-3)
+    assert rival.score(image).shape == (96, 128)
+    noise = rival.score(image).mean()
+    seen = rival.score(np.ascontiguousarray(rival_models.read_image(frames[0]))).mean()
+    assert seen < 0.95 * noise  # a frame of the memory has each of its cells in it, at distance 0
+
+
+def test_a_rival_that_cannot_be_had_is_a_row_with_the_reason_and_is_tried_again(kit, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    tried = []
+    fit = rival_models.EfficientAdRival.fit
+    monkeypatch.setattr(rival_models.EfficientAdRival, "fit", lambda self, seed: (tried.append(seed), fit(self, seed)))
+    for _ in range(2):
+        rivals.main(["road", "--rows", "EfficientAD (anomalib)"])
+    row = json.loads((tmp_path / "rivals_road.json").read_text())["rows"]["EfficientAD (anomalib)"]
+    assert "pretrained teacher" in row["missing"]
+    assert tried == [0, 0]
+    assert "missing: EfficientAD (anomalib): EfficientAD needs its pretrained teacher" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["FastFlow (anomalib)", "U-Flow (anomalib)", "PatchCore (anomalib)", "DRAEM (anomalib)"]
+)
+def test_anomalibs_networks_fit_on_the_kits_frames_and_score_one(name, kit, monkeypatch):
+    pytest.importorskip("anomalib", reason="needs anomalib (extra rivals)")
+    monkeypatch.setenv("FLOWCLAS_KIT", str(kit))
+    config = rivals.load_config(ROOT / "config" / "training" / "kit_road.yaml")
+    frames = sorted((kit / "camvid/images/train").glob("*"))
+    rival = rival_models.RIVALS[name](config, frames, quick=True)
+    rival.fit(0)
+    score = rival.score(rival_models.read_image(frames[5]))
+    assert score.shape == (360, 480) and np.isfinite(score).all() and score.std() > 0

@@ -1,0 +1,79 @@
+"""The figures that a benchmark reports, collected image by image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.benchmarks import COMPONENTS, IMAGES, PER_IMAGE, REGIONS, Benchmark, Pair
+from flowclas_ros.training.metrics import ComponentMetrics, ImageMetrics, PixelMetrics
+
+
+class Figures:
+    """Pooled pixel figures, those of each condition, and what else `benchmark.report` names.
+
+    Components need the threshold of the best F1, which is known only in the end: until then score maps and masks wait
+    in `folder`, 5 bytes a pixel.
+    """
+
+    def __init__(self, benchmark: Benchmark, *, streaming: bool, folder: Path) -> None:
+        self.benchmark, self.streaming, self.folder = benchmark, streaming, folder
+        self.pixels = PixelMetrics(streaming=streaming, regions=REGIONS in benchmark.report)
+        self.images = ImageMetrics()
+        self.conditions: dict[str, PixelMetrics] = {}
+        self._kept: list[Path] = []
+
+    def update(
+        self, pair: Pair, score: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]
+    ) -> dict[str, float] | None:
+        """Add an image; its own pixel figures, or None where it holds one class only."""
+        self.pixels.update(score, mask)
+        if pair.condition is not None:
+            own = self.conditions.setdefault(pair.condition, PixelMetrics(streaming=self.streaming))
+            own.update(score, mask)
+        if COMPONENTS in self.benchmark.report:
+            self._keep(score, mask)
+        return self.images.update(score, mask)
+
+    def compute(self) -> dict[str, Any]:
+        """Plain values for a JSON file. Raises FlowclasError when no pixel, or none of a condition, has one class."""
+        result = self.pixels.compute().to_dict()
+        if self.benchmark.published is not None:
+            result["published_images"] = self.benchmark.published
+        whole = self.images.compute()
+        result |= {name: whole[name] for name in (IMAGES, PER_IMAGE) if name in self.benchmark.report}
+        if COMPONENTS in self.benchmark.report:
+            result[COMPONENTS] = self._components(result["f1_threshold"])
+        if self.conditions:
+            result["conditions"] = {name: _of_condition(name, own) for name, own in sorted(self.conditions.items())}
+        return result
+
+    def _keep(self, score: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> None:
+        path = self.folder / f"{len(self._kept)}.npz"
+        try:
+            np.savez(path, score=score, mask=mask)
+        except OSError as error:
+            raise FlowclasError(
+                f"cannot keep a score map in {path.parent}: {error.strerror or error}; free the disk, or put --json "
+                "on another one"
+            ) from error
+        self._kept.append(path)
+
+    def _components(self, threshold: float) -> dict[str, Any]:
+        predicted, true = self.benchmark.component_sizes
+        components = ComponentMetrics(threshold, min_predicted=predicted, min_truth=true)
+        for path in self._kept:
+            with np.load(path) as kept:
+                components.update(kept["score"], kept["mask"])
+        return {**components.compute(), "min_predicted": predicted, "min_truth": true}
+
+
+def _of_condition(name: str, pixels: PixelMetrics) -> dict[str, Any]:
+    try:
+        return pixels.compute().to_dict()
+    except FlowclasError as error:
+        raise FlowclasError(f"condition '{name}': {error}") from error

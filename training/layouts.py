@@ -1,0 +1,92 @@
+"""Where a public data set keeps its files, said in patterns, and one line on what differs where it does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowclas_ros.errors import FlowclasError
+
+_FIELD = re.compile(r"\{(\w+)(/?)\}")
+_SHOWN = 4  # entries of a folder that an error lists
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file below a root, and what the fields of its pattern stand for."""
+
+    path: Path
+    fields: dict[str, str]
+
+
+def find(root: Path, pattern: str) -> list[Found]:
+    """Files below `root` that match a pattern such as `train/{path/}normal/{id}.png`, in the order of their paths.
+
+    `{id}` stands for part of a name, `{path/}` for any number of folders, none included.
+    """
+    regex, last = "", 0
+    for field in _FIELD.finditer(pattern):
+        name, folders = field.groups()
+        regex += re.escape(pattern[last : field.start()])
+        regex += f"(?P<{name}>(?:[^/]+/)*?)" if folders else f"(?P<{name}>[^/]+?)"
+        last = field.end()
+    matcher = re.compile(regex + re.escape(pattern[last:]))
+    found = []
+    for path in root.glob(_FIELD.sub(lambda field: "**/" if field[2] else "*", pattern)):
+        match = matcher.fullmatch(path.relative_to(root).as_posix())
+        if match and path.is_file():
+            found.append(Found(path, match.groupdict()))
+    return sorted(found, key=lambda one: one.path)
+
+
+def find_any(root: Path, patterns: Sequence[str], what: str) -> tuple[str, list[Found]]:
+    """The first of the patterns that any file matches, and the files that do.
+
+    Raises FlowclasError when none does: it says what was expected, and what there is as far as the layout holds.
+    """
+    if not root.is_dir():
+        raise FlowclasError(f"{what}: folder {root} does not exist")
+    for pattern in patterns:
+        found = find(root, pattern)
+        if found:
+            return pattern, found
+    folder, missing = _follow(root, patterns[0])
+    raise FlowclasError(
+        f"{what}: {root} should hold {' or '.join(patterns)}; no file fits: {folder} has "
+        f"{f'no {missing}, but ' if missing else ''}{_contents(folder)}"
+    )
+
+
+def partner(root: Path, templates: Sequence[str], of: Found, what: str) -> Path:
+    """The file that belongs to another: the first that exists of the templates, filled with that one's fields.
+
+    A template may hold `*` for folders that nothing is known of. Raises FlowclasError when there is none.
+    """
+    filled = [_FIELD.sub(lambda field: of.fields[field[1]], template) for template in templates]
+    for name in filled:
+        for path in sorted(root.glob(name)) if "*" in name else [root / name]:
+            if path.is_file():
+                return path
+    raise FlowclasError(f"{what}: {of.path} has no partner: expected {' or '.join(filled)} in {root}")
+
+
+def _follow(root: Path, pattern: str) -> tuple[Path, str]:
+    """As far down the pattern's own folders as they exist: the folder, and the name that it lacks."""
+    folder = root
+    for part in pattern.split("/")[:-1]:
+        if "{" in part:
+            return folder, ""
+        if not (folder / part).is_dir():
+            return folder, f"folder '{part}'"
+        folder = folder / part
+    return folder, ""
+
+
+def _contents(folder: Path) -> str:
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,7 @@
+"""Metrics of anomaly segmentation: pooled pixels, regions, connected components, whole images."""
+
+from flowclas_ros.training.metrics.components import ComponentMetrics, component_metrics
+from flowclas_ros.training.metrics.images import ImageMetrics
+from flowclas_ros.training.metrics.pixels import PixelMetrics, PixelResult
+
+__all__ = ["ComponentMetrics", "ImageMetrics", "PixelMetrics", "PixelResult", "component_metrics"]
