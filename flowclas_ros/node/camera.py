@@ -25,6 +25,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import iter_frames, open_bag
 from flowclas_ros.replay.recording import open_recording
 from flowclas_ros.replay.truth import MaskTopic
@@ -50,7 +51,7 @@ def _plain(source: str, topic: str | None) -> Pictures:
 
 
 def _labelled(bag: Path, topic: str | None, mask_topic: str) -> Pictures:
-    with open_recording(bag, topic) as recording, open_bag(bag) as reader:
+    with open_recording(bag, (Camera("", topic),)) as recording, open_bag(bag) as reader:
         masks = MaskTopic(reader, bag, mask_topic)
         for recorded in recording.read():
             if recorded.image is not None:
