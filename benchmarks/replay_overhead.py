@@ -30,6 +30,8 @@ TOPIC = "/camera/image_raw/compressed"
 
 def main() -> int:
     """Measure, print, write. Returns the exit status."""
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="of both, in turns")
     parser.add_argument("--short-side", type=int, default=540, help="pixels that the model works at")
@@ -43,6 +45,7 @@ def main() -> int:
             "to_reach": TO_REACH,
             "model": f"mobilenetv2_100 of the kit, stages 2 to 4, 4 coupling steps, short side {options.short_side}",
             "load_average": os.getloadavg()[0],
+            "torch_threads": torch.get_num_threads(),
             "time": measure_time(checkpoint, bag, folder, options.rounds),
         }
         small = make_checkpoint(folder / "small.safetensors", bag, 96)
