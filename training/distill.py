@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -76,7 +76,7 @@ def distill(config: DistillConfig) -> Path:
         f"{_millions(module.student)} M weights) on {len(data.train)} images, held out {len(data.val)}",
         flush=True,
     )
-    module.measure_teacher(device)
+    module.prepare(device)
     trainer = L.Trainer(
         **hardware(config.trainer, device),
         max_epochs=1,  # to Lightning; see fit._trainer
@@ -108,8 +108,9 @@ class Distillation(L.LightningModule):
         self.teacher = FrozenBackbone(config.teacher)
         self.student = FrozenBackbone(config.student)
         self.student.model.requires_grad_(True)
-        # Without weights of its own and momentum None it averages over all that it is shown in train mode.
+        # Without weights of their own and momentum None they average over all that they are shown in train mode.
         self.standardise = nn.BatchNorm2d(self.teacher.channels, affine=False, momentum=None)
+        self.precondition = nn.BatchNorm2d(self.student.channels, affine=False, momentum=None)
         self.adapter = nn.Conv2d(self.student.channels, self.teacher.channels, 1)
         self.held_out: list[Tensor] = []
         self.losses: list[float] = []
@@ -117,7 +118,7 @@ class Distillation(L.LightningModule):
         self.validated_at = -1  # step
 
     def train(self, mode: bool = True) -> Distillation:
-        """The student's layers train although a FrozenBackbone never does; the target's scale stays as measured.
+        """The student's layers train although a FrozenBackbone never does; the scales stay as measured.
 
         A student that begins with weights keeps the batch-norm statistics that they came with.
         """
@@ -128,41 +129,67 @@ class Distillation(L.LightningModule):
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.eval()
         self.standardise.eval()
+        self.precondition.eval()
         return self
 
     def on_train_start(self) -> None:
         """Lightning leaves every module in the mode that it finds it in, and a FrozenBackbone is made in eval mode."""
         self.train()
 
-    def measure_teacher(self, device: torch.device) -> None:
-        """Mean and variance of every channel of the teacher, over evenly spread training images."""
-        frames = self.data.train
+    def prepare(self, device: torch.device) -> None:
+        """Measure the scale of both feature maps, then start the adapter at the least-squares fit between them.
+
+        Over evenly spread training images. From a random start the adapter alone would take thousands of steps, and
+        would meanwhile pull the student about.
+        """
+        self.to(device).train()
+        for scale in (self.standardise, self.precondition):
+            scale.train()
+        for student, teacher in self._pairs(device, "scales"):
+            self.standardise(teacher)
+            self.precondition(student)
+        self.train()
+        size = self.student.channels + 1
+        gram = torch.zeros(size, size, dtype=torch.float64, device=device)
+        cross = torch.zeros(size, self.teacher.channels, dtype=torch.float64, device=device)
+        for student, teacher in self._pairs(device, "adapter"):
+            rows = self.precondition(student).movedim(1, -1).flatten(0, 2).double()
+            rows = F.pad(rows, (0, 1), value=1.0)
+            gram += rows.T @ rows
+            cross += rows.T @ self.standardise(teacher).movedim(1, -1).flatten(0, 2).double()
+        ridge = 1e-3 * gram.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=device)
+        weights = torch.linalg.solve(gram + ridge, cross).float()
+        with torch.no_grad():
+            self.adapter.weight.copy_(weights[:-1].T[..., None, None])
+            self.adapter.bias.copy_(weights[-1])  # type: ignore[union-attr]
+
+    def _pairs(self, device: torch.device, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Feature maps of the student and the teacher, without gradients, over evenly spread training images."""
+        frames, dataset, size = self.data.train, self._dataset(train=True), self.config.data.batch_size
         count = min(len(frames), self.config.trainer.init_frames)
         chosen = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)).tolist()
-        size = self.config.data.batch_size
-        dataset = self._dataset(train=True)
-        self.teacher.to(device)
-        self.standardise.to(device).train()
         starts = range(0, len(chosen), size)
-        with progress_bar("teacher's statistics", len(starts), "batches") as advance, torch.no_grad():
+        with progress_bar(name, len(starts), "batches") as advance:
             for start in starts:
                 batch = collate([dataset[(0, index)] for index in chosen[start : start + size]])
-                self.standardise(self.teacher(batch["image"].to(device).float() / 255).float())
+                with torch.no_grad():
+                    yield self.features(batch["image"].to(device))
                 advance()
-        self.standardise.eval()
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) of the student and (B, C', h, w) of the teacher, of images (B, 3, H, W) uint8 RGB."""
+        x = images.float() / 255
+        student = self.student.feature_map(x)
+        if self.teacher.stride != self.student.stride:  # one cell of the teacher to each cell of the student
+            size = (student.shape[-2] * self.teacher.stride, student.shape[-1] * self.teacher.stride)
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return student.float(), self.teacher(x).float()
 
     def loss(self, images: Tensor) -> Tensor:
         """Mean squared error to the standardised teacher, of images (B, 3, H, W) uint8 RGB."""
-        x = images.float() / 255
-        features = self.student.feature_map(x)
-        rows, cols = features.shape[-2:]
-        seen = x
-        if self.teacher.stride != self.student.stride:  # one cell of the teacher to each cell of the student
-            size = (rows * self.teacher.stride, cols * self.teacher.stride)
-            seen = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
-        with torch.no_grad():
-            target = self.standardise(self.teacher(seen).float())
-        return F.mse_loss(self.adapter(features).float(), target)
+        student, teacher = self.features(images)
+        with torch.autocast(images.device.type, enabled=False):  # half precision would be most of a small error
+            return F.mse_loss(self.adapter(self.precondition(student)), self.standardise(teacher))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch."""
