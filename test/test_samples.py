@@ -6,6 +6,7 @@ from flowclas_ros import samples
 from flowclas_ros.detection.detector import Detector
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
+from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import open_bag
 from flowclas_ros.replay.recording import open_recording
 from flowclas_ros.replay.truth import MaskTopic
@@ -44,7 +45,7 @@ def test_bag_holds_images_depth_camera_info_transforms_and_a_mask_for_every_fram
 def test_checkpoint_tells_what_is_foreign_in_its_bag(sample):
     detector = Detector(sample.checkpoint, device="cpu")
     metrics = PixelMetrics(streaming=True)
-    with open_recording(sample.bag, samples.IMAGE_TOPIC) as recording, open_bag(sample.bag) as reader:
+    with open_recording(sample.bag, (Camera("", samples.IMAGE_TOPIC),)) as recording, open_bag(sample.bag) as reader:
         masks = MaskTopic(reader, sample.bag, samples.MASK_TOPIC)
         for recorded in recording.read():
             if recorded.index is not None and recorded.index % EVERY == 0:
