@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from flowclas_ros.detection.images import list_images, read_image
+from flowclas_ros.detection.images import list_images, read_image, read_mask
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.config import DataConfig, FitConfig
 from flowclas_ros.training.outliers import NoOutliers, OutlierSource, hold_out, open_outliers
@@ -147,6 +147,7 @@ class MixDataset(Dataset[dict[str, Any]]):
         self.frames, self.outliers = list(frames), outliers
         self.data, self.paste_config = data, paste_config
         self.seed, self.augment, self.auxiliary = seed, augment, auxiliary
+        self.exposed = open_exposed(data.exposed) if augment and data.exposed is not None else []
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -154,18 +155,46 @@ class MixDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (VALIDATION, key)
         rng = np.random.default_rng([self.seed, epoch, index])
-        image = read_image(self.frames[index].path)
-        if self.augment:
-            image = augment(image, self.data, rng)
-        count = draw_count(self.paste_config, rng) if len(self.outliers) else 0
-        chosen = rng.integers(max(1, len(self.outliers)), size=count)
-        image, label = paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng)
+        if self.exposed and rng.random() < self.data.exposed_share:
+            image, label = self._exposed(rng)
+        else:
+            image, label = self._pasted(index, rng)
         item = {"image": _to_tensor(image), "label": torch.from_numpy(label)}
         if self.auxiliary:
             picture, inside = self.outliers.image(int(rng.integers(len(self.outliers))))
             picture, inside = fit_into(picture, inside, self.data.x_out_size)
             item |= {"out_image": _to_tensor(picture), "out_label": torch.from_numpy(inside)}
         return item
+
+    def _pasted(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        image = read_image(self.frames[index].path)
+        if self.augment:
+            image = augment(image, self.data, rng)
+        count = draw_count(self.paste_config, rng) if len(self.outliers) else 0
+        chosen = rng.integers(max(1, len(self.outliers)), size=count)
+        return paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng)
+
+    def _exposed(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A scene with outliers in it, mirrored and jittered as the others are; size and place stay as they are."""
+        path, mask_path = self.exposed[int(rng.integers(len(self.exposed)))]
+        image = read_image(path)
+        label = read_mask(mask_path, size_of=image, image_name=str(path))
+        if rng.random() < self.data.flip:
+            image, label = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(label[:, ::-1])
+        return (_jitter(image, self.data.jitter, rng) if self.data.jitter else image), label
+
+
+def open_exposed(folder: str) -> list[tuple[Path, Path]]:
+    """Images below ``<folder>/images`` with their masks below ``<folder>/masks``, by equal relative path.
+
+    Raises FlowclasError when a folder is missing or without images, or an image has no mask.
+    """
+    images, masks = Path(folder) / "images", Path(folder) / "masks"
+    pairs = [(path, masks / path.relative_to(images).with_suffix(".png")) for path in list_images(images)]
+    for image, mask in pairs:
+        if not mask.is_file():
+            raise FlowclasError(f"data.exposed: image {image} has no mask {mask}")
+    return pairs
 
 
 def training_set(config: FitConfig, data: FitData) -> MixDataset:
