@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.config_file import changed_keys, config_yaml, flat_keys, help_text, load_config
+from flowclas_ros.training.distill_config import DistillConfig
 
 CONFIGS = sorted((Path(__file__).parent.parent / "config" / "training").glob("*.yaml"))
 NEEDED = ["--data.train", "[a]", "--data.outliers.cutouts", "b"]
@@ -110,9 +113,9 @@ def test_written_out_it_reads_back_equal(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_the_shipped_configurations_load(path, monkeypatch):
-    for name in ("FLOWCLAS_KIT", "CITYSCAPES", "COCO", "ALLO"):
+    for name in ("FLOWCLAS_KIT", "SAMPLES", "CITYSCAPES", "COCO", "ALLO"):
         monkeypatch.setenv(name, f"/data/{name}")
-    load_config(path)
+    load_config(path, cls=DistillConfig if "student" in yaml.safe_load(path.read_text()) else FitConfig)
 
 
 def test_the_template_and_the_help_name_every_option():

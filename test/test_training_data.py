@@ -38,8 +38,8 @@ def scenes(tmp_path):
     return tmp_path
 
 
-def mix(root, **options):
-    data = DataConfig(x_out_size=(32, 40), jitter=0.2)
+def mix(root, exposed=None, **options):
+    data = DataConfig(x_out_size=(32, 40), jitter=0.2, exposed=exposed, exposed_share=0.5)
     paste = PasteConfig(min_size=0.3, max_size=0.6)
     settings = {"seed": 5, "augment": True, "auxiliary": True} | options
     return MixDataset(list_frames([str(root / "in")], data), CutoutFolder(root / "cut"), data, paste, **settings)
@@ -85,6 +85,28 @@ def test_validation_pastes_are_the_same_every_time_and_leave_the_scene_unaugment
     plain = cv2.imread(str(dataset.frames[3].path))[..., ::-1]
     untouched = cv2.erode((one["label"].numpy() == 0).astype(np.uint8), np.ones((9, 9))) == 1
     np.testing.assert_array_equal(one["image"].permute(1, 2, 0).numpy()[untouched], plain[untouched])
+
+
+def test_scenes_that_hold_outliers_are_trained_on_beside_pasted_ones_with_their_own_masks(scenes):
+    for kind in ("images", "masks"):
+        (scenes / "seen" / kind).mkdir(parents=True)
+    image, mask = np.full((48, 72, 3), 90, np.uint8), np.zeros((48, 72), np.uint8)
+    mask[10:20, 5:15], image[10:20, 5:15] = 1, 200
+    cv2.imwrite(str(scenes / "seen/images/0.png"), image)
+    cv2.imwrite(str(scenes / "seen/masks/0.png"), mask)
+    dataset = mix(scenes, exposed=str(scenes / "seen"))
+    items = [dataset[(epoch, 0)] for epoch in range(40)]
+    own = [
+        item for item in items if item["label"].shape == mask.shape and int((item["label"] == 1).sum()) == mask.sum()
+    ]
+    assert 10 <= len(own) <= 30  # half of forty, five deviations either way
+    for item in own:  # mirrored together, or not at all
+        bright = item["image"].float().mean(0) > 130
+        assert torch.equal(bright, item["label"] == 1)
+    assert not mix(scenes, exposed=str(scenes / "seen"), augment=False).exposed  # never in validation
+    (scenes / "seen/masks/0.png").unlink()
+    with pytest.raises(FlowclasError, match=r"has no mask|no image|holds no"):
+        mix(scenes, exposed=str(scenes / "seen"))
 
 
 def test_batches_are_the_same_whatever_the_number_of_workers(scenes):

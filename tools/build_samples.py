@@ -32,6 +32,7 @@ from flowclas_ros.training import scenes  # noqa: E402
 SIZE = (320, 240)  # pixels of the frames fitted on: width, height
 FRAMES, EVERY = 6, 10 / 3  # of a scene, and seconds from one to the next: 20 seconds in all
 FIT_SEEDS = range(0, 16)
+EXPOSED_SEEDS = range(100, 116)
 VAL_SEEDS = range(1000, 1008)  # chosen and calibrated on
 BAG_SEED = 2000  # from here on seeds are for tests: benchmarks/samples.py takes those after it
 CUTOUTS = 48  # rendered objects of the kinds "fit", in each domain
@@ -39,10 +40,10 @@ FREE = ("Attribution License", "No known copyright restrictions", "United States
 
 
 def render(work: Path, kit: Path) -> None:
-    """Frames of many scenes with nothing foreign in them, and foreign things alone."""
+    """Frames of many scenes with nothing foreign in them, of others with objects of the fit kinds, and those alone."""
     jobs = [
         (domain, seed, work / domain / split)
-        for split, seeds in (("val", VAL_SEEDS), ("fit", FIT_SEEDS))
+        for split, seeds in (("val", VAL_SEEDS), ("fit", FIT_SEEDS), ("exposed", EXPOSED_SEEDS))
         for seed in seeds
         for domain in samples.DOMAINS
     ]
@@ -63,12 +64,19 @@ def render(work: Path, kit: Path) -> None:
 
 
 def _scene(domain: str, seed: int, folder: Path) -> None:
+    """A scene's frames into the folder; with objects and masks, into images/ and masks/, for the exposed ones."""
     width, height = SIZE
-    if (folder / f"s{seed:04d}_{FRAMES - 1:03d}.png").is_file():
+    exposed = folder.name == "exposed"
+    images = folder / "images" if exposed else folder
+    if (images / f"s{seed:04d}_{FRAMES - 1:03d}.png").is_file():
         return
-    film = scenes.render(domain, seed, frames=FRAMES, width=width, height=height, fps=1 / EVERY, anomalies="none")
+    kinds = "fit" if exposed else "none"
+    film = scenes.render(domain, seed, frames=FRAMES, width=width, height=height, fps=1 / EVERY, anomalies=kinds)
     for number, frame in enumerate(film):
-        write_png(folder / f"s{seed:04d}_{number:03d}.png", frame.image)
+        name = f"s{seed:04d}_{number:03d}.png"
+        if exposed:
+            write_png(folder / "masks" / name, frame.mask)
+        write_png(images / name, frame.image)
 
 
 def _write_rgba(path: Path, rgba: object) -> None:

@@ -32,11 +32,12 @@ def augment(
         maps = [m[:, ::-1] for m in maps]
     image, *rest = (np.ascontiguousarray(m) for m in maps)
     if config.jitter:
-        image = _jitter(image, config.jitter, rng)
+        image = jitter(image, config.jitter, rng)
     return image, rest[0] if rest else None
 
 
-def _jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and saturation of (H, W, 3) uint8 RGB changed by factors up to 1 +- ``amount``."""
     brightness, contrast, saturation = rng.uniform(1 - amount, 1 + amount, 3).astype(np.float32)
     x = image.astype(np.float32)
     mean = x.mean()

@@ -89,6 +89,9 @@ class DataConfig:
         outliers: objects to paste in training.
         outliers_val: objects to paste in validation; none named: outliers_val_share of the outliers' photos.
         outliers_val_share: share of the outliers' photos held out for validation when outliers_val is not given.
+        exposed: folder with images/ and masks/ (0 normal, 1 outlier, 255 ignored) of scenes that hold outliers, such as
+            `flowclas simulate --format folder --anomalies fit` renders; trained on beside the pasted scenes, whole.
+        exposed_share: share of the training images that come from there.
         crop: height and width in pixels of a training crop; null: the whole image.
         crop_scale: lowest and highest enlargement of the image before a crop is taken.
         flip: probability of a mirror image.
@@ -108,6 +111,8 @@ class DataConfig:
     outliers: OutlierConfig = field(default_factory=OutlierConfig)
     outliers_val: OutlierConfig = field(default_factory=OutlierConfig)
     outliers_val_share: float = 0.25
+    exposed: str | None = None
+    exposed_share: float = 0.5
     crop: tuple[int, int] | None = None
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
@@ -122,6 +127,7 @@ class DataConfig:
         share = self.outliers_val_share
         _require(0 < share < 1, "data.outliers_val_share", share, "between 0 and 1")
         _require(self.scene_block is None or self.scene_block >= 1, "data.scene_block", self.scene_block, "1 or more")
+        _require(0 <= self.exposed_share <= 1, "data.exposed_share", self.exposed_share, "from 0 to 1")
         _require(0 <= self.flip <= 1, "data.flip", self.flip, "from 0 to 1")
         _require(0 <= self.jitter < 1, "data.jitter", self.jitter, "at least 0 and below 1")
         _require(self.crop is None or min(self.crop) >= 32, "data.crop", self.crop, "at least 32 x 32 px, or null")

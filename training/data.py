@@ -17,8 +17,8 @@ from torch.utils.data import Dataset, Sampler
 
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.augment import augment, fit_into
-from flowclas_ros.training.benchmarks import inlier_images
+from flowclas_ros.training.augment import augment, fit_into, jitter
+from flowclas_ros.training.benchmarks import Pair, inlier_images, pair_folders
 from flowclas_ros.training.config import DataConfig, FitConfig
 from flowclas_ros.training.corruptions import maybe_corrupt
 from flowclas_ros.training.labels import label_path, read_class_map
@@ -27,6 +27,9 @@ from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, PasteConfig, d
 
 # Stands where an epoch's number does: validation pastes the same objects each time, as no training epoch does.
 VALIDATION = 2**31 - 1
+
+# image (H, W, 3) uint8, label (H, W) uint8, and on the label track classes (H, W) uint8
+Item = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,9 @@ class MixDataset(Dataset[dict[str, Any]]):
         self.frames, self.outliers = list(frames), outliers
         self.data, self.paste_config = data, paste_config
         self.seed, self.augment, self.auxiliary = seed, augment, auxiliary
+        self.exposed: list[Pair] = []
+        if augment and data.exposed is not None:
+            self.exposed = pair_folders(Path(data.exposed) / "images", Path(data.exposed) / "masks")
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -168,12 +174,10 @@ class MixDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (VALIDATION, key)
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, class_map = self._read(self.frames[index])
-        if self.augment:
-            image, class_map = augment(image, self.data, rng, class_map)
-        count = draw_count(self.paste_config, rng) if len(self.outliers) else 0
-        chosen = rng.integers(max(1, len(self.outliers)), size=count)
-        image, label = paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng)
+        if self.exposed and rng.random() < self.data.exposed_share:
+            image, label, class_map = self._exposed(rng)
+        else:
+            image, label, class_map = self._pasted(index, rng)
         if self.augment:
             image = maybe_corrupt(image, self.data.corruptions, rng)  # the objects stand in the same weather
         item = {"image": _to_tensor(image), "label": torch.from_numpy(label)}
@@ -190,6 +194,25 @@ class MixDataset(Dataset[dict[str, Any]]):
         if not self.classes or frame.classes is None:
             return image, None
         return image, read_class_map(frame.classes, image, self.classes, self.data.labels)
+
+    def _pasted(self, index: int, rng: np.random.Generator) -> Item:
+        image, class_map = self._read(self.frames[index])
+        if self.augment:
+            image, class_map = augment(image, self.data, rng, class_map)
+        count = draw_count(self.paste_config, rng) if len(self.outliers) else 0
+        chosen = rng.integers(max(1, len(self.outliers)), size=count)
+        return *paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng), class_map
+
+    def _exposed(self, rng: np.random.Generator) -> Item:
+        """A scene with outliers in it, mirrored and jittered as the others are; size and place stay as they are."""
+        pair = self.exposed[int(rng.integers(len(self.exposed)))]
+        image = read_image(pair.image)
+        label = pair.read_mask(image)
+        if rng.random() < self.data.flip:
+            image, label = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(label[:, ::-1])
+        if self.data.jitter:
+            image = jitter(image, self.data.jitter, rng)
+        return image, label, np.full_like(label, IGNORE) if self.classes else None
 
 
 def training_set(config: FitConfig, data: FitData) -> MixDataset:
