@@ -15,7 +15,7 @@ from flowclas_ros.training.metrics import PixelMetrics
 pytest.importorskip("rosbags", reason="needs rosbags: pip install 'flowclas_ros[bags]'")
 
 MOST_CHECKPOINT, MOST_BAG = 3e6, 4.5e6  # bytes
-LEAST_AUPRC = {"orbit": 0.8, "road": 0.7}  # of a few frames; benchmarks/results/samples.json has the figures
+LEAST_AUPRC = {"orbit": 0.35, "road": 0.45}  # of a few frames; benchmarks/results/samples.json has the figures
 EVERY = 12  # frames
 
 
