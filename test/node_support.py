@@ -139,9 +139,10 @@ class Peer:
     def listen(self, *names: str) -> None:
         """Collect the detector's `~/name` topics under their names, and /diagnostics under its own."""
         from diagnostic_msgs.msg import DiagnosticArray
-        from flowclas_ros.msg import DetectorState, HazardArray
         from sensor_msgs.msg import CameraInfo, Image, PointCloud2
         from visualization_msgs.msg import MarkerArray
+
+        from flowclas_ros.msg import DetectorState, HazardArray
 
         kinds = {
             "state": DetectorState,

@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
 
-from flowclas_ros.msg import HazardArray
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
@@ -21,6 +20,7 @@ from flowclas_ros.detection.geometry import locate
 from flowclas_ros.detection.regions import Region
 from flowclas_ros.detection.tracking import HazardTracker, TrackedHazard
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.msg import HazardArray
 from flowclas_ros.node.depth_image import intrinsics
 from flowclas_ros.node.hazard_messages import (
     hazard_array,

@@ -10,11 +10,11 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
 
 import rclpy
-from flowclas_ros.msg import DetectorState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
+from flowclas_ros.msg import DetectorState
 from flowclas_ros.node.servo_guard import ServoGuard
 
 ANSWER_TIMEOUT = 20.0  # seconds; ends a hung test

@@ -120,8 +120,13 @@ def _plot(table: dict[str, dict[str, float]], clear: float, adverse: float, seve
     figure = Figure(figsize=(8, 1.6 + 0.32 * len(names)), layout="constrained")
     axis = figure.subplots()
     bars = axis.barh(names, [table[name]["auprc"] for name in names], color=_BAR, height=0.65)
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # or the lines would strike the figures
     axis.bar_label(
-        bars, [f"{table[name]['auprc']:.3f}  ({table[name]['auprc_lost']:+.0%} lost)" for name in names], padding=4
+        bars,
+        [f"{table[name]['auprc']:.3f}  ({table[name]['auprc_lost']:.0%} lost)" for name in names],
+        padding=4,
+        bbox=paper,
+        zorder=3,
     )
     axis.axvline(clear, color=_CLEAR, linestyle="--", label=f"clear {clear:.3f}")
     axis.axvline(adverse, color=_ADVERSE, linestyle="--", label=f"all adverse, pooled {adverse:.3f}")
