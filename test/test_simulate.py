@@ -9,7 +9,8 @@ pytest.importorskip("rosbags.rosbag2", reason="rosbags is not installed")
 from scene_support import skip_without_rendering
 
 from flowclas_ros.cli import main
-from flowclas_ros.replay.frames import iter_frames
+from flowclas_ros.replay.cameras import Camera
+from flowclas_ros.replay.frames import iter_frames, open_bag
 from flowclas_ros.replay.recording import open_recording
 from flowclas_ros.replay.truth import MaskTopic
 from flowclas_ros.training import scenes
@@ -39,8 +40,8 @@ def test_the_bag_gives_back_frames_and_masks_through_the_replays_own_reading(tmp
     truth = expected(scene)
     for frame, true in zip(iter_frames(bag, topic), truth, strict=True):
         np.testing.assert_array_equal(frame.image, true.image)
-    with open_recording(bag, topic) as recording, open_recording(bag, topic) as beside:
-        masks = MaskTopic(beside.reader, bag, "/ground_truth/mask")
+    with open_recording(bag, (Camera("", topic),)) as recording, open_bag(bag) as beside:
+        masks = MaskTopic(beside, bag, "/ground_truth/mask")
         read = list(recording.read())
         found = [masks.of(recorded) for recorded in read if recorded.index is not None]
         assert {r.connection.topic for r in read} == {topic, "/camera/camera_info", "/tf"}
