@@ -256,11 +256,13 @@ def test_only_the_outputs_that_publish_names_are_sent_and_the_state_always(peer,
 
 
 def test_a_subscriber_that_asks_for_more_than_the_outputs_offer_is_named_in_the_diagnostics(peer):
+    import rclpy
     from rclpy.qos import DurabilityPolicy, QoSProfile
     from sensor_msgs.msg import Image
 
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    subscription = peer.node.create_subscription(Image, "/detector/overlay", print, latched)
+    other = rclpy.create_node("latched", context=peer.node.context)
+    other.create_subscription(Image, "/detector/overlay", print, latched)
     try:
         peer.exchange(frame(peer), "state")
         status = health(peer, "a subscriber of /detector/overlay asks for an incompatible DURABILITY")
@@ -268,7 +270,7 @@ def test_a_subscriber_that_asks_for_more_than_the_outputs_offer_is_named_in_the_
         values = {pair.key for pair in status.values}
         assert {"device", "latency (s)", "frames dropped", "preprocess (s)", "infer (s)", "tracking (s)"} <= values
     finally:
-        peer.node.destroy_subscription(subscription)
+        other.destroy_node()
 
 
 def test_precision_changes_live_and_a_device_that_is_absent_is_refused(peer, restored):
