@@ -70,9 +70,8 @@ def restored(peer):
     before = {}
 
     def change(**values):
-        before.update(
-            {name: parameter_value_to_python(found) for name, found in zip(values, peer.get(*values), strict=True)}
-        )
+        for name, found in zip(values, peer.get(*values), strict=True):
+            before.setdefault(name, parameter_value_to_python(found))  # the value before the first change
         return peer.set_together(**values)
 
     yield change
@@ -256,13 +255,11 @@ def test_only_the_outputs_that_publish_names_are_sent_and_the_state_always(peer,
 
 
 def test_a_subscriber_that_asks_for_more_than_the_outputs_offer_is_named_in_the_diagnostics(peer):
-    import rclpy
     from rclpy.qos import DurabilityPolicy, QoSProfile
     from sensor_msgs.msg import Image
 
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    other = rclpy.create_node("latched", context=peer.node.context)
-    other.create_subscription(Image, "/detector/overlay", print, latched)
+    subscription = peer.node.create_subscription(Image, "/detector/overlay", print, latched)
     try:
         peer.exchange(frame(peer), "state")
         status = health(peer, "a subscriber of /detector/overlay asks for an incompatible DURABILITY")
@@ -270,7 +267,7 @@ def test_a_subscriber_that_asks_for_more_than_the_outputs_offer_is_named_in_the_
         values = {pair.key for pair in status.values}
         assert {"device", "latency (s)", "frames dropped", "preprocess (s)", "infer (s)", "tracking (s)"} <= values
     finally:
-        other.destroy_node()
+        peer.node.destroy_subscription(subscription)
 
 
 def test_precision_changes_live_and_a_device_that_is_absent_is_refused(peer, restored):
