@@ -31,7 +31,8 @@ from kit_table import TESTS
 from record import RESULTS, ROOT, kit_folder, write_result
 from rich.console import Console
 from rich.table import Table
-from rival_models import RIVALS, Missing
+from rival_base import Missing
+from rival_models import RIVALS
 
 from flowclas_ros.detection.images import read_image, read_mask
 from flowclas_ros.detection.scorer import Scorer
@@ -96,7 +97,7 @@ def _measure(row: str, domain: str, kit: Path, seed: int, quick: bool) -> dict[s
             frames = [frame.path for frame in list_frames(config.data.train, config.data)]
             rival = RIVALS[row](config, frames, quick=quick)
             rival.fit(seed)
-            size, score, settings = _saved_size(rival.modules(), Path(folder)), rival.score, rival.settings
+            size, score, settings = _saved_size(rival.model, Path(folder)), rival.score, rival.settings
         minutes = (time.perf_counter() - start) / 60
         result: dict[str, Any] = {"fit_minutes": round(minutes, 2), "checkpoint_mb": round(size / 1e6, 1), **settings}
         for test, place in TESTS[domain].items():

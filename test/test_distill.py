@@ -15,8 +15,9 @@ from flowclas_ros.cli import main
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
 from flowclas_ros.training.config_file import load_config
-from flowclas_ros.training.distill import Distillation, check_round_trip, distill
+from flowclas_ros.training.distill import Distillation, distill
 from flowclas_ros.training.distill_config import DistillConfig
+from flowclas_ros.training.student_file import check_round_trip
 
 YAML = """
 teacher: {name: lcnet_050, weights: random, layers: [2], stride: 8}

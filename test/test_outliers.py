@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.outliers import CocoObjects, CutoutFolder, MaskedImages, hold_out
+from flowclas_ros.training.outlier_split import hold_out
+from flowclas_ros.training.outliers import CocoObjects, CutoutFolder, MaskedImages
 
 SIDE = 64
 

@@ -20,7 +20,7 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
 from flowclas_ros.training import fit as fitting
 from flowclas_ros.training.config_file import load_config
-from flowclas_ros.training.module import lr_factor
+from flowclas_ros.training.trainer_setup import lr_factor
 
 pytestmark = pytest.mark.timeout(180)
 

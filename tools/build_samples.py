@@ -59,7 +59,7 @@ def render(work: Path, kit: Path) -> None:
         folder = work / "cutouts" / domain
         if not folder.is_dir():
             for number, rgba in enumerate(scenes.cutouts(domain, FIT_SEEDS[0], CUTOUTS, kinds="fit")):
-                _write_rgba(folder / f"{domain}{number:03d}.png", rgba)
+                write_png(folder / f"{domain}{number:03d}.png", rgba)
     _photographed(work / "cutouts" / "photographed", kit / "coco_cutouts")
 
 
@@ -77,13 +77,6 @@ def _scene(domain: str, seed: int, folder: Path) -> None:
         if exposed:
             write_png(folder / "masks" / name, frame.mask)
         write_png(images / name, frame.image)
-
-
-def _write_rgba(path: Path, rgba: object) -> None:
-    from PIL import Image
-
-    with replacing(path) as temporary:
-        Image.fromarray(rgba).save(temporary, format="PNG")  # type: ignore[arg-type]
 
 
 def _photographed(folder: Path, kit: Path) -> None:

@@ -22,7 +22,8 @@ from flowclas_ros.training.benchmarks import Pair, inlier_images, pair_folders
 from flowclas_ros.training.config import DataConfig, FitConfig
 from flowclas_ros.training.corruptions import maybe_corrupt
 from flowclas_ros.training.labels import label_path, read_class_map
-from flowclas_ros.training.outliers import NoOutliers, OutlierSource, hold_out, open_outliers
+from flowclas_ros.training.outlier_split import NoOutliers, hold_out
+from flowclas_ros.training.outliers import OutlierSource, open_outliers
 from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, PasteConfig, draw_count, paste
 
 # Stands where an epoch's number does: validation pastes the same objects each time, as no training epoch does.
@@ -218,30 +219,17 @@ class MixDataset(Dataset[dict[str, Any]]):
 def training_set(config: FitConfig, data: FitData) -> MixDataset:
     """Training scenes, augmented, with objects pasted afresh every epoch."""
     auxiliary = config.loss.auxiliary and config.loss.contrastive != "none"
-    return MixDataset(
-        data.train,
-        data.outliers,
-        config.data,
-        config.paste,
-        seed=config.seed,
-        augment=True,
-        auxiliary=auxiliary,
-        classes=config.model.classes,
-    )
+    return _mix(config, data.train, data.outliers, augment=True, auxiliary=auxiliary)
 
 
 def validation_set(config: FitConfig, data: FitData) -> MixDataset:
     """Validation scenes as they are, with the same held-out objects pasted at the same places every time."""
-    return MixDataset(
-        data.val,
-        data.outliers_val,
-        config.data,
-        config.paste,
-        seed=config.seed,
-        augment=False,
-        auxiliary=False,
-        classes=config.model.classes,
-    )
+    return _mix(config, data.val, data.outliers_val, augment=False, auxiliary=False)
+
+
+def _mix(config: FitConfig, frames: list[Frame], outliers: OutlierSource, **how: bool) -> MixDataset:
+    classes = config.model.classes
+    return MixDataset(frames, outliers, config.data, config.paste, seed=config.seed, classes=classes, **how)
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

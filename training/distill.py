@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -20,7 +19,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import safetensors.torch
-import timm
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -37,8 +35,8 @@ from flowclas_ros.training.callbacks import FitProgress, WeightEma, whole_file
 from flowclas_ros.training.config_file import parse_command
 from flowclas_ros.training.data import FitData, MixDataset, StepBatches, collate, open_data
 from flowclas_ros.training.distill_config import DistillConfig
-from flowclas_ros.training.module import lr_factor
-from flowclas_ros.training.trainer_setup import hardware, quiet_lightning
+from flowclas_ros.training.student_file import check_round_trip, timm_state
+from flowclas_ros.training.trainer_setup import adamw, hardware, quiet_lightning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -223,14 +221,8 @@ class Distillation(L.LightningModule):
         return StepBatches(len(self.data.train), config.data.batch_size, epochs=epochs, seed=config.seed, start=start)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW; linear warm-up, then a cosine to zero at the last step."""
-        config = self.config.optimiser
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-        batches = self.batches()
-        warmup = round(config.warmup_epochs * batches.steps_per_epoch)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, warmup, len(batches)))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """AdamW with warm-up and cosine."""
+        return adamw(self.parameters(), self.config.optimiser, self.batches())
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Lightning's hook."""
@@ -249,38 +241,6 @@ class Distillation(L.LightningModule):
     def _loader(self, dataset: MixDataset, **options: Any) -> DataLoader[dict[str, Any]]:
         workers = self.config.data.workers
         return DataLoader(dataset, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0, **options)
-
-
-def timm_state(student: FrozenBackbone) -> dict[str, Tensor]:
-    """The student's tensors under the names that timm's whole model has, which is what it loads from a file.
-
-    Raises FlowclasError where a tensor has no counterpart there.
-    """
-    whole = timm.create_model(student.config.name, pretrained=False, **student.config.kwargs).state_dict()
-    # timm's feature extractors join the first levels of a name with an underscore: layers.0.x becomes layers_0.x
-    by_flat = {name.replace(".", "_"): name for name in whole}
-    named = {}
-    for name, value in student.model.state_dict().items():
-        target = name if name in whole else by_flat.get(name.replace(".", "_"))
-        if target is None:
-            raise FlowclasError(
-                f"student '{student.config.name}' cannot be stored: timm's whole model has no tensor '{name}'; "
-                "choose another student"
-            )
-        named[target] = value.detach().cpu().contiguous()
-    return named
-
-
-def check_round_trip(student: FrozenBackbone) -> None:
-    """Raise FlowclasError unless the student's weights, once in a file, load back bit for bit: before, not after."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "student.safetensors"
-        safetensors.torch.save_file(timm_state(student), path)
-        again = FrozenBackbone(replace(student.config, weights=str(path)))
-    if again.content_sha256() != student.content_sha256():
-        raise FlowclasError(
-            f"student '{student.config.name}' does not load back from a file as it was stored; choose another student"
-        )
 
 
 def _write(output: Path, module: Distillation, config: DistillConfig, data: FitData) -> Path:

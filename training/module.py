@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,6 +29,7 @@ from flowclas_ros.training.data import (
 from flowclas_ros.training.losses import IGNORE, INLIER, flowclas_loss, labels_to_grid
 from flowclas_ros.training.metrics import PixelMetrics
 from flowclas_ros.training.segmentation import label_losses
+from flowclas_ros.training.trainer_setup import adamw
 
 BACKBONE = "model.backbone."
 INIT_BATCH = 32  # at most so many images start ActNorm: as many on several processes as on one
@@ -123,14 +123,8 @@ class FitModule(L.LightningModule):
         return losses["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW; linear warm-up, then a cosine to zero at the last step."""
-        config = self.config.optimiser
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-        batches = self.batches(world=self.trainer.world_size)
-        warmup = round(config.warmup_epochs * batches.steps_per_epoch)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, warmup, len(batches)))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """AdamW with warm-up and cosine."""
+        return adamw(self.model.parameters(), self.config.optimiser, self.batches(world=self.trainer.world_size))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen backbone out: it is large, and known by name."""
@@ -196,13 +190,6 @@ def _seed_of(entropy: Sequence[int]) -> int:
 def _ignore_interrupts(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal's group; workers must live until the main one has ended its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def lr_factor(step: int, warmup: int, total: int) -> float:
-    """Learning rate at a step as a share of its top: linear to 1 over ``warmup`` steps, then a half cosine to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
 def grid_features(model: FlowCLAS, images: Tensor, labels: Tensor, *, resize: bool = True) -> tuple[Tensor, Tensor]:

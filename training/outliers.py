@@ -225,35 +225,6 @@ class CocoObjects(_Photos):
         return str(self.coco.imgs[self.coco.anns[self.annotations[index]]["image_id"]]["file_name"])
 
 
-class SomeOutliers:
-    """Part of a source."""
-
-    def __init__(self, source: OutlierSource, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, list(indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def cutout(self, index: int) -> np.ndarray:
-        """As in the source."""
-        return self.source.cutout(self.indices[index])
-
-    def image(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """As in the source."""
-        return self.source.image(self.indices[index])
-
-    def origin(self, index: int) -> str:
-        """As in the source."""
-        return self.source.origin(self.indices[index])
-
-
-class NoOutliers(SomeOutliers):
-    """None at all."""
-
-    def __init__(self) -> None:
-        super().__init__(self, [])
-
-
 def open_outliers(config: OutlierConfig) -> OutlierSource:
     """The source that the configuration names."""
     if config.cutouts is not None:
@@ -263,26 +234,6 @@ def open_outliers(config: OutlierConfig) -> OutlierSource:
     if config.images is not None and config.coco_json is not None:
         return CocoObjects(config.coco_json, config.images, min_side=config.min_side)
     raise FlowclasError("outliers: give cutouts, images with masks, or images with coco_json")
-
-
-def hold_out(source: OutlierSource, share: float, seed: int) -> tuple[OutlierSource, OutlierSource]:
-    """Split by photo: (the rest, about ``share`` of the photos).
-
-    Raises:
-        FlowclasError: all objects are from one photo.
-    """
-    origins = sorted({source.origin(i) for i in range(len(source))})
-    if len(origins) < 2:
-        raise FlowclasError(
-            f"all pseudo-outliers are from one photo ('{origins[0]}'), so none can be held out for validation; "
-            "give more photos, or data.outliers_val"
-        )
-    count = min(max(1, round(share * len(origins))), len(origins) - 1)
-    order = np.random.default_rng(seed).permutation(len(origins))
-    held = {origins[i] for i in order[:count]}
-    is_held = [source.origin(i) in held for i in range(len(source))]
-    rest = SomeOutliers(source, [i for i, h in enumerate(is_held) if not h])
-    return rest, SomeOutliers(source, [i for i, h in enumerate(is_held) if h])
 
 
 def _crop_to_box(rgba: np.ndarray) -> np.ndarray:

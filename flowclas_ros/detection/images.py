@@ -106,8 +106,9 @@ def decode_image(data: bytes, name: str) -> RGB:
 
 
 def write_png(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write (H,W) or (H,W,3) RGB uint8 as PNG. Raises FlowclasError when it cannot be written."""
-    ordered = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    """Write (H,W), (H,W,3) RGB or (H,W,4) RGBA uint8 as PNG. Raises FlowclasError when it cannot be written."""
+    order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+    ordered = image if image.ndim == 2 else cv2.cvtColor(image, order[image.shape[2]])
     write_bytes(path, _encode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 4]))
 
 

@@ -12,7 +12,6 @@ import itertools
 import json
 import sys
 import time
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.conversion import to_message
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import iter_frames, open_bag
 from flowclas_ros.replay.recording import open_recording
@@ -58,15 +58,6 @@ def _labelled(bag: Path, topic: str | None, mask_topic: str) -> Pictures:
                 yield recorded.image, masks.of(recorded)
 
 
-def to_image(pixels: np.ndarray, header: Header) -> Image:
-    """An rgb8 or mono8 message of (H, W, 3) or (H, W) uint8."""
-    data = array("B")
-    data.frombytes(np.ascontiguousarray(pixels).data.cast("B"))
-    height, width, *channels = pixels.shape
-    encoding, step = ("rgb8", 3 * width) if channels else ("mono8", width)
-    return Image(header=header, height=height, width=width, encoding=encoding, step=step, data=data)
-
-
 def stream(node: Node, pictures: Pictures, rate: float, listeners: int, frame_id: str) -> dict[str, float]:
     """Publish at `rate` frames a second once `listeners` have subscribed. Raises FlowclasError when they do not."""
     # reliable serves any listener; depth 1 as a camera's newest frame is the one that counts
@@ -91,9 +82,9 @@ def stream(node: Node, pictures: Pictures, rate: float, listeners: int, frame_id
         if not node.context.ok():
             break
         header = Header(frame_id=frame_id, stamp=node.get_clock().now().to_msg())
-        publisher.publish(to_image(picture, header))
+        publisher.publish(to_message(picture, "rgb8", header))
         if truth is not None:
-            truth_publisher.publish(to_image(truth, header))
+            truth_publisher.publish(to_message(truth, "mono8", header))
         sent += 1
     return {"sent": sent, "seconds": time.monotonic() - start}
 

@@ -12,7 +12,6 @@ import queue
 import sys
 import threading
 import time
-from array import array
 from typing import Any
 
 import rclpy
@@ -22,30 +21,11 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node import scene_messages as say
+from flowclas_ros.node.ros_messages import make
 
 AHEAD = 20  # frames rendered ahead, so that the start of a new scene does not halt the stream
 ENDLESS = 2**31
 LATE = 1.0  # seconds behind the rate after which a warning is due
-
-
-def make(kind: str, **fields: Any) -> Any:
-    """A message of rclpy's classes; arrays of bytes as array.array, which is cheap to assign (ros2.md: 2 ms)."""
-    import builtin_interfaces.msg
-    import geometry_msgs.msg
-    import sensor_msgs.msg
-    import std_msgs.msg
-
-    packages = [sensor_msgs.msg, geometry_msgs.msg, std_msgs.msg, builtin_interfaces.msg]
-    if kind == "TFMessage":
-        import tf2_msgs.msg
-
-        packages = [tf2_msgs.msg]
-    message = next(getattr(package, kind) for package in packages if hasattr(package, kind))
-    if kind == "Image":
-        data = array("B")
-        data.frombytes(fields["data"].data)
-        fields["data"] = data
-    return message(**fields)
 
 
 class Renderer:

@@ -7,12 +7,12 @@ bag (rosbags' own message classes) and a live robot go through the same lines.
 from __future__ import annotations
 
 import sys
-from array import array
 from typing import Any, Protocol
 
 import numpy as np
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.ros_messages import make
 
 # bytes a pixel of the encodings that are read where they lie
 PLAIN_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2, "16UC1": 2, "32FC1": 4}
@@ -131,17 +131,8 @@ def image_fields(pixels: np.ndarray, encoding: str) -> dict[str, Any]:
 
 
 def to_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
-    """A sensor_msgs/Image of `pixels` ((H, W, 3) for rgb8 and bgr8, else (H, W)) that carries `header`.
-
-    The data is an array.array filled by frombytes: 2 ms at 1080p, where assigning an ndarray takes half a second, and
-    cheap on Humble too, which checks every element of anything else (ros2/rclpy issue 763).
-    """
-    from sensor_msgs.msg import Image  # here, so that reading needs no ROS
-
-    fields = image_fields(pixels, encoding)
-    data = array("B")
-    data.frombytes(fields["data"].data)
-    return Image(header=header, **{**fields, "data": data})
+    """A sensor_msgs/Image of `pixels` ((H, W, 3) for rgb8 and bgr8, else (H, W)) that carries `header`."""
+    return make("Image", header=header, **image_fields(pixels, encoding))
 
 
 def _grey_of_float(values: np.ndarray) -> np.ndarray:

@@ -6,42 +6,32 @@ What they say is in messages.py, which the replay of a recording shares.
 from __future__ import annotations
 
 import copy
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from builtin_interfaces.msg import Duration
-from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField, RegionOfInterest
-from std_msgs.msg import ColorRGBA
-from visualization_msgs.msg import Marker, MarkerArray
+from sensor_msgs.msg import CameraInfo, PointCloud2, RegionOfInterest
+from visualization_msgs.msg import MarkerArray
 
 from flowclas_ros.detection.tracking import TrackedHazard
-from flowclas_ros.msg import Hazard, HazardArray
+from flowclas_ros.msg import HazardArray
 from flowclas_ros.node import messages
 from flowclas_ros.node.depth_image import intrinsics, window
-
-_KINDS = {
-    kind.__name__: kind
-    for kind in (HazardArray, Hazard, RegionOfInterest, Point, Vector3, PointCloud2, PointField)
-    + (Marker, MarkerArray, Pose, Quaternion, ColorRGBA, Duration)
-}
+from flowclas_ros.node.ros_messages import make
 
 
 def hazard_array(header: Any, hazards: Sequence[TrackedHazard]) -> HazardArray:
     """The hazards with the input image's header."""
-    return messages.hazard_array(header, hazards, _make)
+    return messages.hazard_array(header, hazards, make)
 
 
 def hazard_cloud(header: Any, hazards: Sequence[TrackedHazard], depth_reason: str = "") -> PointCloud2 | None:
     """`messages.hazard_cloud` as ROS's."""
-    return messages.hazard_cloud(header, hazards, depth_reason, _make)
+    return messages.hazard_cloud(header, hazards, depth_reason, make)
 
 
 def hazard_markers(header: Any, hazards: Sequence[TrackedHazard]) -> MarkerArray:
     """`messages.hazard_markers` as ROS's."""
-    return messages.hazard_markers(header, hazards, _make)
+    return messages.hazard_markers(header, hazards, make)
 
 
 def rescaled_camera_info(info: CameraInfo, header: Any, width: int, height: int) -> CameraInfo:
@@ -65,12 +55,3 @@ def rescaled_camera_info(info: CameraInfo, header: Any, width: int, height: int)
     p[3], p[7] = p[3] * sx, p[7] * sy  # -f * baseline of a stereo pair
     scaled.k, scaled.p = k, p
     return scaled
-
-
-def _make(kind: str, **fields: Any) -> Any:
-    """messages.Make for rclpy's classes; bytes come as an array.array, which Humble does not check one by one."""
-    if isinstance(fields.get("data"), np.ndarray):
-        data = array("B")
-        data.frombytes(fields["data"].data)
-        fields["data"] = data
-    return _KINDS[kind](**fields)

@@ -99,8 +99,8 @@ def _write_bag(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFrame
             header = make("Header", stamp=stamp, frame_id=say.OPTICAL)
             images = {name: make("Image", header=header, **fields) for name, fields in say.images(frame).items()}
             if arguments.compressed:
-                data = _encode(".jpg", frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-                message = make("CompressedImage", header=header, format="jpeg", data=np.frombuffer(data, np.uint8))
+                _, data = cv2.imencode(".jpg", frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+                message = make("CompressedImage", header=header, format="jpeg", data=data)
                 write(f"{picture}/compressed", "sensor_msgs/msg/CompressedImage", nanoseconds, message)
             else:
                 write(picture, "sensor_msgs/msg/Image", nanoseconds, images["image_raw"])
@@ -170,17 +170,11 @@ def _write_folder(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFr
             matrices = {"camera_matrix": frame.camera_matrix, "world_from_optical": frame.camera_pose}
             cameras[name] = {"stamp": frame.stamp, **{key: value.tolist() for key, value in matrices.items()}}
         for index, cutout in enumerate(scenes.cutouts(arguments.scene, arguments.seed, CUTOUTS, kinds="fit")):
-            path = folder / "cutouts" / f"{index:04d}.png"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(_encode(".png", cv2.cvtColor(cutout, cv2.COLOR_RGBA2BGRA), []))
+            write_png(folder / "cutouts" / f"{index:04d}.png", cutout)
         write_json(folder / "cameras.json", cameras)
         os.rename(folder, output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _encode(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
-    return bytes(cv2.imencode(suffix, image, options)[1].tobytes())
 
 
 def _size(text: str) -> tuple[int, int]:
