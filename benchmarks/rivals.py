@@ -3,8 +3,8 @@
     python benchmarks/rivals.py road                             # or: space; every row that the result file lacks
     python benchmarks/rivals.py road --rows "k nearest neighbours"
 
-Each row is fitted on the normal training frames of config/training/kit_<domain>.yaml and measured on the domain's test
-sets, at the frames' own size. Component F1* as SegmentMeIfYouCan's Obstacle track has it, at the threshold of the best
+Each row is fitted on the normal training frames, and measured on the test sets, of benchmarks/grids/kit_<domain>.yaml,
+at the frames' own size. Component F1* as SegmentMeIfYouCan's Obstacle track has it, at the threshold of the best
 pixel F1. Milliseconds are the median over test frames, from the image in memory to the score map, on two threads. Rows
 that a stopped run has finished are kept; a row that cannot be had is kept with the reason, and tried again.
 """
@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from fit_grid import Grid
 from fit_rows import run_flowclas
-from kit_table import TESTS
 from record import RESULTS, ROOT, kit_folder, write_result
 from rich.console import Console
 from rich.table import Table
@@ -57,11 +57,12 @@ def main(argv: list[str] | None = None) -> None:
     """Fit and measure every row that the result file lacks; print the table."""
     names = [*OURS, *RIVALS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("domain", choices=sorted(TESTS))
+    parser.add_argument("domain", choices=["road", "space"])
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW", help=", ".join(names))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="tiny fits in a result of their own: does it run?")
     arguments = parser.parse_args(argv)
+    grid = Grid.read(ROOT / "benchmarks" / "grids" / f"kit_{arguments.domain}.yaml")
     kit = kit_folder()
     os.environ["FLOWCLAS_KIT"] = str(kit)
     torch.set_num_threads(THREADS)
@@ -72,20 +73,20 @@ def main(argv: list[str] | None = None) -> None:
         if row in rows and "missing" not in rows[row]:
             continue
         try:
-            rows[row] = _measure(row, arguments.domain, kit, arguments.seed, arguments.quick)
+            rows[row] = _measure(row, grid, kit, arguments.seed, arguments.quick)
         except Missing as reason:
             rows[row] = {"missing": str(reason)}
         except subprocess.CalledProcessError:
             sys.exit(f"error: row '{row}' failed; what was measured before it is kept")
         rows = {key: rows[key] for key in names if key in rows}
         write_result(name, {"threads": THREADS, "rows": rows}, seed=arguments.seed)
-    _print(rows, list(TESTS[arguments.domain]))
+    _print(rows, list(grid.tests))
     print(f"-> {path}")
 
 
-def _measure(row: str, domain: str, kit: Path, seed: int, quick: bool) -> dict[str, Any]:
+def _measure(row: str, grid: Grid, kit: Path, seed: int, quick: bool) -> dict[str, Any]:
     """Fit, then time and test."""
-    path = ROOT / "config" / "training" / f"kit_{domain}.yaml"
+    path = ROOT / grid.config
     config = load_config(path)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -100,9 +101,9 @@ def _measure(row: str, domain: str, kit: Path, seed: int, quick: bool) -> dict[s
             size, score, settings = _saved_size(rival.model, Path(folder)), rival.score, rival.settings
         minutes = (time.perf_counter() - start) / 60
         result: dict[str, Any] = {"fit_minutes": round(minutes, 2), "checkpoint_mb": round(size / 1e6, 1), **settings}
-        for test, place in TESTS[domain].items():
+        for test, place in grid.tests.items():
             result[test] = _test(score, kit / place, quick)
-        first = next(iter(TESTS[domain].values()))
+        first = next(iter(grid.tests.values()))
         result["ms_per_frame"] = _milliseconds(score, kit / first, quick)
         # Other work on the machine makes times long: the load says how far to trust them.
         result["load_average"] = round(os.getloadavg()[0], 1)
