@@ -1,13 +1,12 @@
 """A grid of fits: each row is a fit with its options, kept when a call is stopped, in one table."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
+from fit_support import in_this_process, write_tiny_kit
 
 pytest.importorskip("matplotlib", reason="the table's picture needs matplotlib (extra training)")
 pytestmark = pytest.mark.timeout(600)  # seconds; ends a hung fit, says nothing of its speed
@@ -18,17 +17,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import fit_grid  # noqa: E402
 import fit_rows  # noqa: E402
 
-from flowclas_ros import cli  # noqa: E402
 from flowclas_ros.training.config_file import load_config  # noqa: E402
 
-FIT = """
-model: {backbone: {name: mobilenetv2_100, weights: random, layers: [1], stride: 8}, flow: {steps: 1}, projection_dim: 8}
-data: {train: [ROOT/images], val: [ROOT/images], scene_block: 2, outliers: {cutouts: ROOT/cut}, batch_size: 4,
-       x_out_size: [64, 64]}
-paste: {min_size: 0.3, max_size: 0.8}
-loss: {samples: 32}
-trainer: {device: cpu}
-"""
 GRID = """
 config: ROOT/fit.yaml
 base: contrastive
@@ -43,20 +33,7 @@ rows:
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    for folder in ("images", "masks", "cut"):
-        (tmp_path / folder).mkdir()
-    for i in range(4):
-        image = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (96, 64), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), image)
-        mask = np.zeros((64, 96), np.uint8)
-        mask[20:40, 20:50] = 1
-        cv2.imwrite(str(tmp_path / "masks" / f"{i}.png"), mask)
-        rgba = np.zeros((40, 40, 4), np.uint8)
-        cv2.circle(rgba, (20, 20), 15, (*rng.integers(255, size=3).tolist(), 255), -1)
-        cv2.imwrite(str(tmp_path / "cut" / f"{i}.png"), rgba)
-    (tmp_path / "README.md").write_text("a kit")
-    (tmp_path / "fit.yaml").write_text(FIT.replace("ROOT", str(tmp_path)))
+    write_tiny_kit(tmp_path)
     (tmp_path / "grid.yaml").write_text(GRID.replace("ROOT", str(tmp_path)))
     monkeypatch.setenv("FLOWCLAS_KIT", str(tmp_path))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
@@ -66,12 +43,11 @@ def root(tmp_path, monkeypatch):
 def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(root, monkeypatch, capsys):
     calls = []
 
-    def in_this_process(arguments, kit):  # the commands themselves, without a new interpreter for each
+    def kept(arguments, kit):
         calls.append(arguments)
-        if code := cli.main(arguments):
-            raise subprocess.CalledProcessError(code, arguments)
+        in_this_process(arguments, kit)
 
-    monkeypatch.setattr(fit_rows, "run_flowclas", in_this_process)
+    monkeypatch.setattr(fit_rows, "run_flowclas", kept)
     grid = str(root / "grid.yaml")
     fit_grid.main([grid, "--quick", "--seeds", "0", "--rows", "contrastive"])
     assert [call[0] for call in calls] == ["fit", "evaluate"]
