@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         rows = {key: rows[key] for key in names if key in rows}
         write_result(name, {"threads": THREADS, "rows": rows}, seed=arguments.seed)
     _print(rows, list(grid.tests))
-    print(f"-> {path}")
+    _plot(rows, list(grid.tests), path.with_suffix(".png"))
+    print(f"-> {path}, .png")
 
 
 def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -181,6 +182,25 @@ def _print(rows: dict[str, Any], tests: list[str]) -> None:
     for row, figures in rows.items():
         if "missing" in figures:
             print(f"missing: {row}: {figures['missing']}")
+
+
+def _plot(rows: dict[str, Any], tests: list[str], path: Path) -> None:
+    """AUPRC over the time of a frame, a panel a test set: above and to the left is better."""
+    from matplotlib.figure import Figure
+
+    measured = {row: figures for row, figures in rows.items() if "missing" not in figures}
+    figure = Figure(figsize=(1 + 5.5 * len(tests), 4.4), layout="constrained")
+    for axis, test in zip(figure.subplots(1, len(tests), squeeze=False)[0], tests, strict=True):
+        for row, figures in measured.items():
+            colour = "#c2410c" if row in OURS else "#1d4ed8"
+            place = (figures["ms_per_frame"], figures[test]["auprc"])
+            axis.plot(*place, "o", color=colour)
+            axis.annotate(row, place, xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+        axis.set(xscale="log", xlabel=f"ms a frame, {THREADS} threads", title=test, ylim=(0, 1))
+        axis.margins(x=0.35)  # room for the names
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("AUPRC")
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
