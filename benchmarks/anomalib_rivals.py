@@ -1,12 +1,15 @@
 """anomalib's networks and losses with its optimisers and settings (pip install 'flowclas_ros[training,rivals]').
 
-The kit's MobileNetV2 serves all that take a backbone; what differs is said at each.
+The kit's MobileNetV2 serves all that take a backbone, at our own working size. What is a whole network of its own works
+at the 256 rows that anomalib gives it, a frame a step: at ours a step of DRAEM's would take minutes. Whatever is fitted
+by gradient has the same budget of processor time. What else differs is said at each.
 """
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,15 +24,16 @@ from rival_base import Image, Missing, Rival, to_tensor
 from torch import Tensor, nn
 
 from flowclas_ros.detection.images import read_image
+from flowclas_ros.progress import progress_bar
 
 BACKBONE = "flowclas_rival_backbone"
-BATCH, QUICK_BATCH = 8, 2
 
 
 class AnomalibRival(Rival):
-    """One of anomalib's networks at our working size, brought to whole multiples of 32 px."""
+    """One of anomalib's networks, its input brought to whole multiples of 32 px."""
 
-    normalise = True  # mean and deviation of the backbone; a rival without one takes RGB in 0..1
+    short_side: int | None = None  # px of the input; None: of our own working size
+    normalise = True  # by mean and deviation of the backbone
 
     @abstractmethod
     def build(self, size: tuple[int, int]) -> nn.Module:
@@ -64,9 +68,7 @@ class AnomalibRival(Rival):
         return F.interpolate(result, size=image.shape[:2], mode="bilinear", align_corners=False)[0, 0].numpy()
 
     def _working_size(self, height: int, width: int) -> tuple[int, int]:
-        factor = (self.config.model.short_side or min(height, width)) / min(height, width)
-        if self.quick:
-            return 64, 96
+        factor = (self.short_side or self.config.model.short_side or min(height, width)) / min(height, width)
         return max(64, round(height * factor / 32) * 32), max(64, round(width * factor / 32) * 32)
 
     def _register_backbone(self) -> None:
@@ -88,9 +90,12 @@ class AnomalibRival(Rival):
 
 
 class GradientRival(AnomalibRival):
-    """One that is fitted by gradient; every step a new batch of the shuffled frames."""
+    """One that is fitted by gradient: every step a new batch of the shuffled frames, until the budget is spent.
 
-    steps: int
+    In our own fit's precision, and at a constant rate: anomalib's decays come at the end of hundreds of epochs.
+    """
+
+    batch = 8
 
     @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
@@ -101,34 +106,49 @@ class GradientRival(AnomalibRival):
         """Of a batch (B, 3, H, W)."""
 
     def train_network(self, seed: int) -> None:
-        steps = 2 if self.quick else self.steps
-        self.settings = {**self.settings, "steps": steps, "batch": QUICK_BATCH if self.quick else BATCH}
-        batches, optimiser = self.batches(seed), self.optimiser()
+        steps = self.minimise(self.loss, self.optimiser(), seed, self.minutes)
+        self.settings = {**self.settings, "cpu_minutes": self.minutes, "steps": steps, "batch": self.batch}
+
+    def minimise(
+        self, loss: Callable[[Tensor], Tensor], optimiser: torch.optim.Optimizer, seed: int, minutes: float
+    ) -> int:
+        """Take steps until they have used so many minutes of processor time, and at least two; how many it took."""
+        precision = torch.autocast("cpu", torch.bfloat16, enabled=self.config.trainer.precision == "bf16")
+        batches, steps, start = self.batches(seed), 0, time.process_time()
         self.model.train()
-        for _ in track(range(steps), "fit"):
-            loss = self.loss(next(batches))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+        with progress_bar("fit", None, "steps") as advance:
+            while steps < 2 or time.process_time() - start < 60 * minutes:
+                with precision:
+                    value = loss(next(batches))
+                optimiser.zero_grad()
+                value.backward()
+                optimiser.step()
+                steps += 1
+                advance()
+        return steps
 
     def batches(self, seed: int) -> Iterator[Tensor]:
         """Batches without end, mirrored at random as ours are."""
         rng = np.random.default_rng(seed)
         order: list[Path] = []
-        count = QUICK_BATCH if self.quick else BATCH
         while True:
-            while len(order) < count:
+            while len(order) < self.batch:
                 order += [self.frames[i] for i in rng.permutation(len(self.frames))]
-            images = [read_image(path) for path in order[:count]]
-            order = order[count:]
+            images = [read_image(path) for path in order[: self.batch]]
+            order = order[self.batch :]
             images = [image[:, ::-1] if rng.random() < self.config.data.flip else image for image in images]
             yield torch.cat([self.prepare(np.ascontiguousarray(image)) for image in images])
+
+
+class WholeNetworkRival(GradientRival):
+    """A network of its own, from the pixels on; it takes RGB in 0..1."""
+
+    short_side, batch, normalise = 256, 1, False
 
 
 class FlowRival(GradientRival):
     """A normalizing flow on the kit's backbone; ``build`` sets the criterion as well."""
 
-    steps = 400
     criterion: nn.Module
 
     def optimiser(self) -> torch.optim.Optimizer:
@@ -211,11 +231,8 @@ class PatchCoreRival(AnomalibRival):
         self.model.subsample_embedding(self.settings["coreset_ratio"])
 
 
-class DraemRival(GradientRival):
-    """anomalib's DRAEM: no backbone. Our pseudo-outliers are its anomaly source, where it would download textures."""
-
-    normalise = False
-    steps = 200
+class DraemRival(WholeNetworkRival):
+    """anomalib's DRAEM. Our pseudo-outliers are its anomaly source, where it would download textures."""
 
     def build(self, size: tuple[int, int]) -> nn.Module:
         from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator

@@ -37,7 +37,7 @@ def provenance(seed: int | list[int] | None = None) -> dict[str, Any]:
     import torch
 
     versions = {"python": platform.python_version()}
-    for package in ("torch", "timm", "lightning", "numpy", "opencv-python-headless"):
+    for package in ("torch", "timm", "lightning", "numpy", "opencv-python-headless", "anomalib"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

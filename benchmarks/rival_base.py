@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flowclas_ros.training.config import FitConfig
 
 Image = npt.NDArray[np.uint8]
+MINUTES = 3.0  # of processor time that a rival's gradient steps may use: the budget, whatever else the machine does
 
 
 class Missing(Exception):
@@ -29,15 +30,19 @@ class Rival(ABC):
     Args:
         config: of our own fit on the same data: it names frames, backbone and working size.
         frames: the training images.
+        minutes: of processor time for gradient steps, of a rival that takes them.
         quick: a few frames and steps, to see whether it runs.
     """
 
     model: nn.Module  # once fitted: all that a checkpoint would have to hold
     settings: Mapping[str, Any] = MappingProxyType({})  # what a reader of the table should know
 
-    def __init__(self, config: FitConfig, frames: Sequence[Path], *, quick: bool) -> None:
+    def __init__(
+        self, config: FitConfig, frames: Sequence[Path], *, minutes: float = MINUTES, quick: bool = False
+    ) -> None:
         small = replace(config, model=replace(config.model, short_side=160))
         self.config, self.quick = small if quick else config, quick
+        self.minutes = 0.0 if quick else minutes
         self.frames = list(frames)[:: max(1, len(frames) // 8)] if quick else list(frames)
 
     @abstractmethod

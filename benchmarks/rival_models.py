@@ -1,4 +1,4 @@
-"""The rivals of rivals.py by name: neighbours on our own features here, anomalib's in anomalib_rivals.py."""
+"""The rivals of rivals.py by name: neighbours on our own features here, anomalib's in files of their own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from anomalib_rivals import DraemRival, FastFlowRival, PatchCoreRival, UFlowRival
+from efficientad_rival import EfficientAdRival
 from rich.progress import track
-from rival_base import Image, Missing, Rival, to_tensor
+from rival_base import Image, Rival, to_tensor
 from torch import Tensor
 
 from flowclas_ros.detection.images import read_image
@@ -58,20 +59,6 @@ class Neighbours(Rival):
     @torch.inference_mode()
     def score(self, image: Image) -> npt.NDArray[np.float32]:
         return self.model(to_tensor(image))[0].numpy()
-
-
-class EfficientAdRival(Rival):
-    """EfficientAD distils a teacher that was pretrained on ImageNet; without it there is nothing to distil."""
-
-    def fit(self, seed: int) -> None:
-        raise Missing(
-            "EfficientAD needs its pretrained teacher (efficientad_pretrained_weights.zip of anomalib's GitHub "
-            "releases) and ImageNette photos (s3.amazonaws.com/fast-ai-imageclas), which cannot be reached from here; "
-            "neither is in the kit, and a random teacher would be another method"
-        )
-
-    def score(self, image: Image) -> npt.NDArray[np.float32]:
-        raise Missing("EfficientAD is not fitted")
 
 
 RIVALS: dict[str, Callable[..., Rival]] = {

@@ -2,11 +2,14 @@
 
     python benchmarks/rivals.py road                             # or: space; every row that the result file lacks
     python benchmarks/rivals.py road --rows "k nearest neighbours"
+    python benchmarks/rivals.py road --retime                    # the milliseconds again, on a quiet machine
 
-Each row is fitted on the normal training frames of config/training/kit_<domain>.yaml and measured on the domain's test
-sets, at the frames' own size. Component F1* as SegmentMeIfYouCan's Obstacle track has it, at the threshold of the best
-pixel F1. Milliseconds are the median over test frames, from the image in memory to the score map, on two threads. Rows
-that a stopped run has finished are kept; a row that cannot be had is kept with the reason, and tried again.
+Each row is fitted on the normal training frames, and measured on the test sets, of benchmarks/grids/kit_<domain>.yaml,
+at the frames' own size. What is fitted by gradient has rival_base.MINUTES of processor time for its steps, ours what
+its configuration says; fit_minutes is the time on the clock, with loading, statistics and what else the machine did.
+Component F1* as SegmentMeIfYouCan's Obstacle track has it, at the threshold of the best pixel F1. Milliseconds are the
+median over test frames, from the image in memory to the score map, on two threads. Rows that a stopped run has
+finished are kept; a row that cannot be had is kept with the reason, and tried again.
 """
 
 from __future__ import annotations
@@ -26,12 +29,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from fit_grid import Grid
 from fit_rows import run_flowclas
-from kit_table import TESTS
 from record import RESULTS, ROOT, kit_folder, write_result
 from rich.console import Console
 from rich.table import Table
-from rival_base import Missing
+from rival_base import MINUTES, Missing
 from rival_models import RIVALS
 
 from flowclas_ros.detection.images import read_image, read_mask
@@ -51,70 +54,79 @@ OURS = {
 THREADS = 2
 TIMED, WARM_UP = 20, 3  # frames
 Score = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+Settings = dict[str, Any]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Fit and measure every row that the result file lacks; print the table."""
     names = [*OURS, *RIVALS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("domain", choices=sorted(TESTS))
+    parser.add_argument("domain", choices=["road", "space"])
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW", help=", ".join(names))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="tiny fits in a result of their own: does it run?")
+    parser.add_argument("--retime", action="store_true", help="milliseconds of measured rows alone, by a token fit")
     arguments = parser.parse_args(argv)
+    grid = Grid.read(ROOT / "benchmarks" / "grids" / f"kit_{arguments.domain}.yaml")
     kit = kit_folder()
     os.environ["FLOWCLAS_KIT"] = str(kit)
-    torch.set_num_threads(THREADS)
     name = f"rivals_{arguments.domain}" + ("_quick" if arguments.quick else "")
     path = Path(os.environ.get("OUT") or RESULTS) / f"{name}.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.is_file() else {}
     for row in arguments.rows:
-        if row in rows and "missing" not in rows[row]:
+        measured = "missing" not in rows.get(row, {"missing": "so far"})
+        if measured != arguments.retime:
             continue
         try:
-            rows[row] = _measure(row, arguments.domain, kit, arguments.seed, arguments.quick)
+            rows[row] = {**rows.get(row, {}), **_measure(row, grid, kit, arguments)}
         except Missing as reason:
             rows[row] = {"missing": str(reason)}
         except subprocess.CalledProcessError:
             sys.exit(f"error: row '{row}' failed; what was measured before it is kept")
         rows = {key: rows[key] for key in names if key in rows}
         write_result(name, {"threads": THREADS, "rows": rows}, seed=arguments.seed)
-    _print(rows, list(TESTS[arguments.domain]))
-    print(f"-> {path}")
+    _print(rows, list(grid.tests))
+    _plot(rows, list(grid.tests), path.with_suffix(".png"))
+    print(f"-> {path}, .png")
 
 
-def _measure(row: str, domain: str, kit: Path, seed: int, quick: bool) -> dict[str, Any]:
-    """Fit, then time and test."""
-    path = ROOT / "config" / "training" / f"kit_{domain}.yaml"
-    config = load_config(path)
+def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fit, then test and time; with --retime time alone."""
+    places = {test: kit / place for test, place in grid.tests.items()}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        settings: dict[str, Any]
-        if row in OURS:
-            checkpoint, score = _fit_ours(path, OURS[row], seed, quick, kit, Path(folder))
-            size, settings = checkpoint.stat().st_size, {"switches": OURS[row]}
-        else:
-            frames = [frame.path for frame in list_frames(config.data.train, config.data)]
-            rival = RIVALS[row](config, frames, quick=quick)
-            rival.fit(seed)
-            size, score, settings = _saved_size(rival.model, Path(folder)), rival.score, rival.settings
+        fit = _fit_ours if row in OURS else _fit_rival
+        score, settings = fit(row, ROOT / grid.config, kit, Path(folder), arguments)
         minutes = (time.perf_counter() - start) / 60
-        result: dict[str, Any] = {"fit_minutes": round(minutes, 2), "checkpoint_mb": round(size / 1e6, 1), **settings}
-        for test, place in TESTS[domain].items():
-            result[test] = _test(score, kit / place, quick)
-        first = next(iter(TESTS[domain].values()))
-        result["ms_per_frame"] = _milliseconds(score, kit / first, quick)
+        result: dict[str, Any] = {}
+        if not arguments.retime:
+            result = {"fit_minutes": round(minutes, 2), "fit_threads": torch.get_num_threads(), **settings}
+            result |= {test: _test(score, place, arguments.quick) for test, place in places.items()}
+        result["ms_per_frame"] = _milliseconds(score, next(iter(places.values())), arguments.quick)
         # Other work on the machine makes times long: the load says how far to trust them.
         result["load_average"] = round(os.getloadavg()[0], 1)
     return result
 
 
-def _fit_ours(config: Path, switches: list[str], seed: int, quick: bool, kit: Path, folder: Path) -> tuple[Path, Score]:
-    tiny = ["--model.short_side", "96", "--trainer.max_minutes", "0.01", "--trainer.init_frames", "60"]
-    arguments = ["fit", "--config", str(config), "--seed", str(seed), "--output", str(folder), *switches]
-    run_flowclas([*arguments, *(tiny if quick else [])], kit)
-    scorer = Scorer(folder / "model.safetensors", device="cpu")
-    return folder / "model.safetensors", lambda image: scorer.score_batch([image])[0][0]
+def _fit_ours(row: str, config: Path, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
+    command = ["fit", "--config", str(config), "--seed", str(arguments.seed), "--output", str(folder), *OURS[row]]
+    if arguments.quick or arguments.retime:
+        command += ["--trainer.max_minutes", "0.01", "--trainer.init_frames", "60"]
+    if arguments.quick:
+        command += ["--model.short_side", "96"]
+    run_flowclas(command, kit)
+    checkpoint = folder / "model.safetensors"
+    scorer = Scorer(checkpoint, device="cpu")
+    settings = {"checkpoint_mb": round(checkpoint.stat().st_size / 1e6, 1), "switches": OURS[row]}
+    return lambda image: scorer.score_batch([image])[0][0], settings
+
+
+def _fit_rival(row: str, path: Path, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
+    config = load_config(path)
+    frames = [frame.path for frame in list_frames(config.data.train, config.data)]
+    rival = RIVALS[row](config, frames, minutes=0.0 if arguments.retime else MINUTES, quick=arguments.quick)
+    rival.fit(arguments.seed)
+    return rival.score, {"checkpoint_mb": round(_saved_size(rival.model, folder) / 1e6, 1), **rival.settings}
 
 
 def _saved_size(modules: torch.nn.Module, folder: Path) -> int:
@@ -145,6 +157,7 @@ def _test(score: Score, place: Path, quick: bool) -> dict[str, float | None]:
 
 def _milliseconds(score: Score, place: Path, quick: bool) -> float:
     """Median time of a frame on ``THREADS`` threads."""
+    before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     pairs = pair_folders(place / "images", place / "masks")[: WARM_UP + (1 if quick else TIMED)]
     times = []
@@ -153,6 +166,7 @@ def _milliseconds(score: Score, place: Path, quick: bool) -> float:
         start = time.perf_counter()
         score(image)
         times.append(1e3 * (time.perf_counter() - start))
+    torch.set_num_threads(before)
     return round(statistics.median(times[WARM_UP:]), 1)
 
 
@@ -168,6 +182,25 @@ def _print(rows: dict[str, Any], tests: list[str]) -> None:
     for row, figures in rows.items():
         if "missing" in figures:
             print(f"missing: {row}: {figures['missing']}")
+
+
+def _plot(rows: dict[str, Any], tests: list[str], path: Path) -> None:
+    """AUPRC over the time of a frame, a panel a test set: above and to the left is better."""
+    from matplotlib.figure import Figure
+
+    measured = {row: figures for row, figures in rows.items() if "missing" not in figures}
+    figure = Figure(figsize=(1 + 5.5 * len(tests), 4.4), layout="constrained")
+    for axis, test in zip(figure.subplots(1, len(tests), squeeze=False)[0], tests, strict=True):
+        for row, figures in measured.items():
+            colour = "#c2410c" if row in OURS else "#1d4ed8"
+            place = (figures["ms_per_frame"], figures[test]["auprc"])
+            axis.plot(*place, "o", color=colour)
+            axis.annotate(row, place, xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+        axis.set(xscale="log", xlabel=f"ms a frame, {THREADS} threads", title=test, ylim=(0, 1))
+        axis.margins(x=0.35)  # room for the names
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("AUPRC")
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A grid of ablations in one table: every row is `flowclas fit` with other options, for every seed, then its test.
+"""A grid of fits in one table: every row is `flowclas fit` with other options, for every seed, then its tests.
 
-    python benchmarks/ablation.py benchmarks/grids/road.yaml                 # three seeds
-    python benchmarks/ablation.py benchmarks/grids/road.yaml --rows "NLL only" --seeds 0
-    python benchmarks/ablation.py benchmarks/grids/road.yaml --quick         # minutes: does every row run?
+    python benchmarks/fit_grid.py benchmarks/grids/kit_road.yaml                 # the kit's figures, three seeds
+    python benchmarks/fit_grid.py benchmarks/grids/ablation_road.yaml --rows "NLL only" --seeds 0
+    python benchmarks/fit_grid.py benchmarks/grids/ablation_road.yaml --quick    # minutes: does every row run?
 
-Writes benchmarks/results/ablation_<grid>.json, .md and .png: means with 95 % confidence intervals over the seeds, and
-the difference from the base row, paired by seed. Runs that a stopped call has finished are kept, so calling it again
-goes on where it was.
+Writes benchmarks/results/<grid>.json, .md and .png: means with 95 % confidence intervals over the seeds, and the
+difference from the base row, paired by seed. Runs that a stopped call has finished are kept, so calling it again goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ import yaml
 from fit_rows import Run, complete, half_width, measure, save, summary
 from record import ROOT, kit_folder
 
+# Options of --quick, over those of the row. Its figures mean nothing.
+QUICK = {
+    "model.short_side": 160,
+    "trainer.max_minutes": 0.05,
+    "trainer.init_frames": 60,
+    "data.batch_size": 4,
+}
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -32,7 +40,7 @@ class Grid:
         config: the configuration that the rows change, relative to the repository.
         base: the row that the others are compared with.
         tests: name and folder below the kit (images/ and masks/) of each test set; an absolute folder is itself.
-        rows: dotted options and their values of each row, on top of common; of quick as well with --quick.
+        rows: dotted options and their values of each row, on top of common.
     """
 
     config: str
@@ -40,14 +48,13 @@ class Grid:
     tests: dict[str, str]
     rows: dict[str, dict[str, Any]]
     common: dict[str, Any]
-    quick: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> Grid:
         """The grid of a YAML file; exits with a line that names what is wrong in it."""
         try:
             tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-            grid = cls(**{"common": {}, "quick": {}, **tree})
+            grid = cls(**{"common": {}, **tree})
         except (OSError, yaml.YAMLError, TypeError) as error:
             sys.exit(f"error: grid '{path}' cannot be read: {' '.join(str(error).split())}")
         if grid.base not in grid.rows:
@@ -56,7 +63,7 @@ class Grid:
 
     def switches(self, row: str, *, quick: bool) -> list[str]:
         """The row's options as command-line arguments."""
-        options = {**self.common, **self.rows[row], **(self.quick if quick else {})}
+        options = {**self.common, **self.rows[row], **(QUICK if quick else {})}
         # JSON is YAML, as which the command line reads it.
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in options.items()}
         return [part for key, text in texts.items() for part in (f"--{key}", text)]
@@ -79,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     def measure_row(row: str, seed: int) -> Run:
         return measure(ROOT / grid.config, grid.switches(row, quick=arguments.quick), seed, tests, kit)
 
-    name = f"ablation_{arguments.grid.stem}" + ("_quick" if arguments.quick else "")
+    name = arguments.grid.stem + ("_quick" if arguments.quick else "")
     runs, failed = complete(name, arguments.rows or grid.rows, arguments.seeds, measure_row)
     if runs:
         path = save(name, runs, list(grid.rows), base=grid.base)

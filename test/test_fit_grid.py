@@ -1,13 +1,12 @@
-"""The grid of ablations: each row is a fit with its options, kept when a call is stopped, in one table."""
+"""A grid of fits: each row is a fit with its options, kept when a call is stopped, in one table."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
+from fit_support import in_this_process, write_tiny_kit
 
 pytest.importorskip("matplotlib", reason="the table's picture needs matplotlib (extra training)")
 pytestmark = pytest.mark.timeout(600)  # seconds; ends a hung fit, says nothing of its speed
@@ -15,20 +14,11 @@ pytestmark = pytest.mark.timeout(600)  # seconds; ends a hung fit, says nothing 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import ablation  # noqa: E402
+import fit_grid  # noqa: E402
 import fit_rows  # noqa: E402
 
-from flowclas_ros import cli  # noqa: E402
 from flowclas_ros.training.config_file import load_config  # noqa: E402
 
-FIT = """
-model: {backbone: {name: mobilenetv2_100, weights: random, layers: [1], stride: 8}, flow: {steps: 1}, projection_dim: 8}
-data: {train: [ROOT/images], val: [ROOT/images], scene_block: 2, outliers: {cutouts: ROOT/cut}, batch_size: 4,
-       x_out_size: [64, 64]}
-paste: {min_size: 0.3, max_size: 0.8}
-loss: {samples: 32}
-trainer: {device: cpu}
-"""
 GRID = """
 config: ROOT/fit.yaml
 base: contrastive
@@ -36,28 +26,14 @@ tests: {pasted: ROOT}
 common: {trainer.max_epochs: 2}
 rows:
   NLL only: {loss.contrastive: none}
-  contrastive: {}
+  contrastive: {"data.x_out_size": [32, 64], trainer.max_minutes: 5}
   broken: {loss.alpha: -1}
-quick: {trainer.max_epochs: 1, "data.crop": [32, 64]}
 """
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    for folder in ("images", "masks", "cut"):
-        (tmp_path / folder).mkdir()
-    for i in range(4):
-        image = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (96, 64), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), image)
-        mask = np.zeros((64, 96), np.uint8)
-        mask[20:40, 20:50] = 1
-        cv2.imwrite(str(tmp_path / "masks" / f"{i}.png"), mask)
-        rgba = np.zeros((40, 40, 4), np.uint8)
-        cv2.circle(rgba, (20, 20), 15, (*rng.integers(255, size=3).tolist(), 255), -1)
-        cv2.imwrite(str(tmp_path / "cut" / f"{i}.png"), rgba)
-    (tmp_path / "README.md").write_text("a kit")
-    (tmp_path / "fit.yaml").write_text(FIT.replace("ROOT", str(tmp_path)))
+    write_tiny_kit(tmp_path)
     (tmp_path / "grid.yaml").write_text(GRID.replace("ROOT", str(tmp_path)))
     monkeypatch.setenv("FLOWCLAS_KIT", str(tmp_path))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
@@ -67,60 +43,59 @@ def root(tmp_path, monkeypatch):
 def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(root, monkeypatch, capsys):
     calls = []
 
-    def in_this_process(arguments, kit):  # the commands themselves, without a new interpreter for each
+    def kept(arguments, kit):
         calls.append(arguments)
-        if code := cli.main(arguments):
-            raise subprocess.CalledProcessError(code, arguments)
+        in_this_process(arguments, kit)
 
-    monkeypatch.setattr(fit_rows, "run_flowclas", in_this_process)
+    monkeypatch.setattr(fit_rows, "run_flowclas", kept)
     grid = str(root / "grid.yaml")
-    ablation.main([grid, "--quick", "--seeds", "0", "--rows", "contrastive"])
+    fit_grid.main([grid, "--quick", "--seeds", "0", "--rows", "contrastive"])
     assert [call[0] for call in calls] == ["fit", "evaluate"]
     with pytest.raises(SystemExit, match="failed, and tried again next time: broken, seed 0"):
-        ablation.main([grid, "--quick", "--seeds", "0", "1", "--rows", "contrastive", "broken"])
+        fit_grid.main([grid, "--quick", "--seeds", "0", "1", "--rows", "contrastive", "broken"])
     fits = [call for call in calls if call[0] == "fit"]
     assert [fit[fit.index("--seed") + 1] for fit in fits] == ["0", "0", "1", "1"]  # seed 0's row was kept
-    result = json.loads((root / "out" / "ablation_grid_quick.json").read_text())
+    result = json.loads((root / "out" / "grid_quick.json").read_text())
     figure = result["table"]["contrastive"]["pasted/auprc"]
     values = [run["pasted"]["auprc"] for run in result["runs"]]
     assert result["table"]["contrastive"]["seeds"] == 2 and result["provenance"]["seed"] == [0, 1]
     assert figure["mean"] == pytest.approx(sum(values) / 2, abs=1e-4)
     assert figure["ci95"] == pytest.approx(12.706 * abs(values[0] - values[1]) / 2, abs=1e-3)
-    assert "| contrastive | 2 |" in (root / "out" / "ablation_grid_quick.md").read_text()
-    assert cv2.imread(str(root / "out" / "ablation_grid_quick.png")).shape[1] > 300
+    assert "| contrastive | 2 |" in (root / "out" / "grid_quick.md").read_text()
+    assert cv2.imread(str(root / "out" / "grid_quick.png")).shape[1] > 300
 
 
 def test_a_rows_options_go_over_the_common_ones_and_those_of_quick_over_both(root):
-    grid = ablation.Grid.read(root / "grid.yaml")
+    grid = fit_grid.Grid.read(root / "grid.yaml")
     assert grid.switches("NLL only", quick=False) == ["--trainer.max_epochs", "2", "--loss.contrastive", "none"]
-    quick = grid.switches("NLL only", quick=True)
-    assert quick[1] == "1" and quick[-2:] == ["--data.crop", "[32, 64]"]
+    quick = grid.switches("contrastive", quick=True)
+    assert quick[:6] == ["--trainer.max_epochs", "2", "--data.x_out_size", "[32, 64]", "--trainer.max_minutes", "0.05"]
 
 
 def test_differences_from_the_base_are_paired_by_seed(root):
-    grid = ablation.Grid.read(root / "grid.yaml")
+    grid = fit_grid.Grid.read(root / "grid.yaml")
     runs = [
         {"row": row, "seed": seed, "fit_minutes": 1.0, "pasted": {"auprc": value}}
         for row, values in {"contrastive": (0.5, 0.7, 0.9), "NLL only": (0.4, 0.6, 0.8)}.items()
         for seed, value in enumerate(values)
     ]
-    mean, half = ablation.difference(runs, grid, "NLL only", "pasted", "auprc")
+    mean, half = fit_grid.difference(runs, grid, "NLL only", "pasted", "auprc")
     assert mean == pytest.approx(-0.1)
     assert half == pytest.approx(0.0, abs=1e-9)  # every seed lost the same, however far the seeds lie apart
-    assert ablation.difference(runs[:3], grid, "NLL only", "pasted", "auprc") is None
+    assert fit_grid.difference(runs[:3], grid, "NLL only", "pasted", "auprc") is None
 
 
 def test_a_grid_whose_base_is_no_row_is_refused(root):
     (root / "bad.yaml").write_text("{config: a, base: b, tests: {}, rows: {c: {}}}")
     with pytest.raises(SystemExit, match="base 'b' is not one of its rows"):
-        ablation.Grid.read(root / "bad.yaml")
+        fit_grid.Grid.read(root / "bad.yaml")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "grids").glob("*.yaml")), ids=lambda p: p.stem)
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_row_of_the_shipped_grids_is_a_valid_configuration(path, quick, monkeypatch):
     monkeypatch.setenv("FLOWCLAS_KIT", "/kit")
-    grid = ablation.Grid.read(path)
+    grid = fit_grid.Grid.read(path)
     for row in grid.rows:
         config = load_config(ROOT / grid.config, grid.switches(row, quick=quick))
         assert config.data.train, row
