@@ -59,7 +59,7 @@ def main() -> None:
     result = {
         "checkpoint": {"sha256": scorer.header["sha256"], "method": scorer.header["provenance"]["config"]["method"]},
         "scenes": {"val": len(val), "test": len(test), "frames_a_scene": SCENES.scene_block},
-        "scenes_needed": {f"{rate:g}": round(1 / rate) - 1 for rate in RATES},
+        "scenes_needed": {f"{rate:g}": round(2 / rate) - 1 for rate in RATES},
         **{name: _summary(rows) for name, rows in checks.items()},
         "bounds_of_probability_0.9": _bounds(val | test),
         "drift": _drift(val, test, corrupted),
