@@ -55,6 +55,8 @@ types: messages
 messages: $(VENV)/installed
 	@$(RUN) tools/build_messages.py
 
+# pip's standard output is cut down to what takes time and which requirements conflict, its standard error to what is
+# wrong: pip warns of every package that one of several indexes does not have. pipefail hands on its exit status.
 $(VENV)/installed: setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 	  { echo "error: $$($(PYTHON) --version) is not one of 3.10 to 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -62,8 +64,9 @@ $(VENV)/installed: setup.py pyproject.toml
 	  { echo "error: $(PYTHON) cannot make virtual environments: sudo apt install python3-venv" >&2; exit 2; }
 	@echo "Setting up $(VENV) (once; one to five minutes, most of it PyTorch) ..."
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
-	@$(RUN) -m pip install --progress-bar off --editable $(REQUIREMENTS) | \
-	  sed -u -n -E 's/^ *(Downloading .*MB\))/  \1/p; s/^(Installing collected packages):.*/  \1 .../p'
+	@{ $(RUN) -m pip install --disable-pip-version-check --progress-bar off --editable $(REQUIREMENTS) \
+	    2>&1 >&3 | sed -u -E '/^ *WARNING: /d' >&2; } 3>&1 | \
+	  sed -u -n -E 's/^ *(Downloading .*MB\))/  \1/p; s/^(Installing collected packages):.*/  \1 .../p; /^The conflict is/,$$p'
 	@touch $@
 
 clean:

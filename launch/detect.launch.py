@@ -40,7 +40,7 @@ ARGUMENTS = {  # name: (default, description)
     "device": ("", "auto, cpu, cuda or cuda:<n>; empty: the parameter file's."),
     "transport": ("", "raw or compressed; empty: the parameter file's."),
     "use_sim_time": ("false", "Take the time from /clock, as with a bag played with --clock or a simulation."),
-    "rviz": ("false", "Start RViz with the camera, the overlay, the heat map, points and markers."),
+    "rviz": ("false", "Start RViz with the camera (if raw), the overlay, the heat map, points and markers."),
     "autostart": ("true", "Configure and activate the detector; false leaves that to a lifecycle manager."),
     "log_level": ("info", "debug, info, warn, error or fatal."),
 }

@@ -1,7 +1,8 @@
 """A recorded bag through the detector: `ros2 launch flowclas_ros replay.launch.py bag:=... checkpoint:=...`.
 
 The bag is played with --clock once the detector is active, so that no frame is played to a model that still loads, and
-everything ends with it. Every argument of detect.launch.py is taken as well; RViz and simulated time are on.
+everything ends with it, or at once where the detector cannot be configured. Every argument of detect.launch.py is taken
+as well; RViz and simulated time are on.
 """
 
 import os
@@ -56,8 +57,12 @@ def player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given["loop"].lower() in ("true", "1"):
         command.append("--loop")
     play = ExecuteProcess(cmd=command, output="screen")
+    failed = EmitEvent(event=Shutdown(reason="the detector could not be configured, see above"))
     return [
         RegisterEventHandler(OnStateTransition(goal_state="active", entities=[play], handle_once=True)),
+        RegisterEventHandler(
+            OnStateTransition(start_state="configuring", goal_state="unconfigured", entities=[failed])
+        ),
         RegisterEventHandler(
             OnProcessExit(target_action=play, on_exit=[EmitEvent(event=Shutdown(reason="the bag has ended"))])
         ),

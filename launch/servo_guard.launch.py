@@ -1,18 +1,18 @@
 """Detector and Servo guard for a manipulator: `ros2 launch flowclas_ros servo_guard.launch.py checkpoint:=...`.
 
 The guard pauses MoveIt Servo (Jazzy and newer) on a hazard and on a detector that does not see; docs/integration.md.
-Every argument of detect.launch.py is taken as well.
+Every argument of detect.launch.py is taken as well but `cameras`: the guard listens to one camera's state.
 """
 
 import os
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -26,6 +26,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "pause_service", default_value="/servo_node/pause_servo", description="Servo's pause service."
             ),
+            OpaqueFunction(function=refuse_cameras),
             Node(
                 package="flowclas_ros",
                 executable="servo_guard",
@@ -38,3 +39,14 @@ def generate_launch_description() -> LaunchDescription:
             IncludeLaunchDescription(PythonLaunchDescriptionSource(detect)),
         ]
     )
+
+
+def refuse_cameras(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Their states are on other topics than the guard's: it would hear none, and Servo would stay paused."""
+    cameras = LaunchConfiguration("cameras", default="").perform(context)
+    if cameras:
+        raise RuntimeError(
+            f"cameras:={cameras}: the guard listens to one camera's state; launch multi_camera.launch.py, and guard "
+            "Servo by a node of your own that listens to all of them"
+        )
+    return []

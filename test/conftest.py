@@ -29,3 +29,11 @@ def kit() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no kit at {folder}: set FLOWCLAS_KIT")
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint of node_support; tests read it, and make one of their own to change it."""
+    from node_support import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small.safetensors")

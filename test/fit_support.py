@@ -1,4 +1,4 @@
-"""A tree that looks like the kit and is fitted in a second, for the tests of benchmarks that fit."""
+"""What the tests that fit something share: pictures of smooth noise, discs to paste, and a tiny kit of them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,33 @@ trainer: {device: cpu}
 """
 
 
-def write_tiny_kit(folder: Path) -> None:
-    """README.md, images/, masks/ (a box of 1), cut/ (RGBA), and fit.yaml, a configuration on them."""
-    rng = np.random.default_rng(0)
-    for name in ("images", "masks", "cut"):
-        (folder / name).mkdir()
-    for i in range(4):
+def write_noise(folder: Path, count: int, rng: np.random.Generator) -> None:
+    """`count` pictures of 96x64 pixels, 000.png and on, in a new folder."""
+    folder.mkdir()
+    for i in range(count):
         image = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (96, 64), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / "images" / f"{i}.png"), image)
-        mask = np.zeros((64, 96), np.uint8)
-        mask[20:40, 20:50] = 1
-        cv2.imwrite(str(folder / "masks" / f"{i}.png"), mask)
+        cv2.imwrite(str(folder / f"{i:03d}.png"), image)
+
+
+def write_discs(folder: Path, rng: np.random.Generator) -> None:
+    """Four RGBA cut-outs, discs of one colour each, in a new folder."""
+    folder.mkdir()
+    for i in range(4):
         rgba = np.zeros((40, 40, 4), np.uint8)
         cv2.circle(rgba, (20, 20), 15, (*rng.integers(255, size=3).tolist(), 255), -1)
-        cv2.imwrite(str(folder / "cut" / f"{i}.png"), rgba)
+        cv2.imwrite(str(folder / f"{i}.png"), rgba)
+
+
+def write_tiny_kit(folder: Path) -> None:
+    """README.md, images/, masks/ (a box of 1), cut/ (RGBA), and fit.yaml, a configuration that is fitted in a second."""
+    rng = np.random.default_rng(0)
+    write_noise(folder / "images", 4, rng)
+    write_discs(folder / "cut", rng)
+    (folder / "masks").mkdir()
+    for i in range(4):
+        mask = np.zeros((64, 96), np.uint8)
+        mask[20:40, 20:50] = 1
+        cv2.imwrite(str(folder / "masks" / f"{i:03d}.png"), mask)
     (folder / "README.md").write_text("a kit")
     (folder / "fit.yaml").write_text(FIT.replace("ROOT", str(folder)))
 

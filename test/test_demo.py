@@ -12,18 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from node_support import LOAD_TIMEOUT, START_TIMEOUT, make_checkpoint
+from node_support import LOAD_TIMEOUT, START_TIMEOUT
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
 
 DEMO_TIMEOUT = START_TIMEOUT + LOAD_TIMEOUT  # seconds, ends a hung test
 SECONDS, RATE = 3, 5
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("model") / "small.safetensors")
 
 
 def demo(*arguments):

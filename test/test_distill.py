@@ -5,10 +5,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from fit_support import write_discs, write_noise
 from safetensors.torch import load_file
 
 from flowclas_ros.cli import main
@@ -34,15 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty images of coloured blobs, cut-outs of discs, and a configuration."""
     folder = tmp_path_factory.mktemp("distill")
     rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    for i in range(20):
-        image = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (96, 64), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / "images" / f"{i:03d}.png"), image)
-    (folder / "cut").mkdir()
-    for i in range(4):
-        rgba = np.zeros((40, 40, 4), np.uint8)
-        cv2.circle(rgba, (20, 20), 15, (*rng.integers(255, size=3).tolist(), 255), -1)
-        cv2.imwrite(str(folder / "cut" / f"{i}.png"), rgba)
+    write_noise(folder / "images", 20, rng)
+    write_discs(folder / "cut", rng)
     (folder / "distill.yaml").write_text(YAML.replace("FOLDER", str(folder)))
     return folder
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fit_support import write_discs
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
@@ -73,11 +74,7 @@ def root(tmp_path_factory):
             ids = np.kron(rng.integers(0, 4, (4, 6), dtype=np.uint8), np.ones((16, 16), np.uint8))
             cv2.imwrite(str(folder / "images" / split / f"{i}.png"), np.repeat(ids[..., None] * 60, 3, axis=2))
             cv2.imwrite(str(folder / "labels" / split / f"{i}.png"), ids)
-    (folder / "cut").mkdir()
-    for i in range(4):
-        rgba = np.zeros((40, 40, 4), np.uint8)
-        cv2.circle(rgba, (20, 20), 15, (*rng.integers(255, size=3).tolist(), 255), -1)
-        cv2.imwrite(str(folder / "cut" / f"{i}.png"), rgba)
+    write_discs(folder / "cut", rng)
     (folder / "fit.yaml").write_text(YAML.replace("ROOT", str(folder)))
     return folder
 

@@ -153,6 +153,33 @@ def test_the_other_launch_files_take_every_argument_of_detect(name):
 
 
 @needs_launch
+def test_autoware_gets_a_converter_for_the_points_of_each_camera():
+    from launch import LaunchContext
+
+    module, context = load("autoware"), LaunchContext()
+    assert len(module.converters(context)) == 1
+    context.launch_configurations.update(cameras="front, left", namespace="perception")
+    found = module.converters(context)
+    for node in found:
+        node._perform_substitutions(context)
+    assert [node.node_name for node in found] == [f"/perception/autoware_points_{name}" for name in ("front", "left")]
+    assert found[1].expanded_remapping_rules == [
+        (name, f"detector/left/{name}") for name in ("points", "points_xyzirc")
+    ]
+
+
+@needs_launch
+def test_the_servo_guard_refuses_several_cameras_whose_states_it_would_not_hear():
+    from launch import LaunchContext
+
+    module, context = load("servo_guard"), LaunchContext()
+    assert module.refuse_cameras(context) == []
+    context.launch_configurations["cameras"] = "front,left"
+    with pytest.raises(RuntimeError, match=r"cameras:=front,left: the guard listens to one camera"):
+        module.refuse_cameras(context)
+
+
+@needs_launch
 def test_replay_refuses_a_bag_that_is_not_there(tmp_path):
     from launch import LaunchContext
 
@@ -163,4 +190,4 @@ def test_replay_refuses_a_bag_that_is_not_there(tmp_path):
     with pytest.raises(RuntimeError, match="none does not exist"):
         module.player(context)
     context.launch_configurations["bag"] = str(tmp_path)
-    assert len(module.player(context)) == 2 and not math.isnan(float(values["rate"]))
+    assert len(module.player(context)) == 3 and not math.isnan(float(values["rate"]))

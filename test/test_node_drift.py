@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from node_support import LOAD_TIMEOUT, DetectorProcess, Peer, image_message, make_checkpoint, picture
+from node_running import health
+from node_support import detector_graph, image_message, make_checkpoint, options, picture
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
@@ -16,21 +17,17 @@ OK, WARN = b"\x00", b"\x01"
 @pytest.fixture
 def graph(tmp_path):
     """A detector that starts itself, with a window far shorter than the time between two frames, and a peer."""
-    checkpoint = make_checkpoint(tmp_path / "small.safetensors", drift=True)
-    options = {"checkpoint": checkpoint, "device": "cpu", "autostart": "true", "max_age": 0.0, "drift_window": 0.01}
-    # the highest score of all: no pixel of a picture is above it, so the level is CLEAR throughout
-    options |= {"threshold": 1e6, "stale_after": 60.0}
-    words = [word for name, value in options.items() for word in ("-p", f"{name}:={value}")]
-    detector, peer = DetectorProcess(tmp_path / "detector.log", *words), Peer()
-    try:
-        peer.listen("state", "/diagnostics")
-        peer.until(lambda: peer.state() == "active", f"autostart, log: {detector.log}", LOAD_TIMEOUT)
-        peer.connected("state")
-        yield peer
-        assert detector.stop() == 0, detector.text
-    finally:
-        peer.close()
-        detector.stop()
+    arguments = options(
+        checkpoint=make_checkpoint(tmp_path / "small.safetensors", drift=True),
+        device="cpu",
+        autostart=True,
+        max_age=0.0,
+        drift_window=0.01,
+        threshold=1e6,  # the highest score of all: no pixel of a picture is above it, so the level is CLEAR throughout
+        stale_after=60.0,
+    )
+    with detector_graph(tmp_path, *arguments, listened=("state", "/diagnostics")) as found:
+        yield found.peer
 
 
 def test_the_state_and_diagnostics_tell_drift_and_its_end_and_the_level_stays_the_scenes(graph):
@@ -39,25 +36,20 @@ def test_the_state_and_diagnostics_tell_drift_and_its_end_and_the_level_stays_th
     def state_of(pixels):
         return graph.exchange(image_message(pixels, stamp=graph.now()), "state")["state"]
 
-    def health(level, words):
+    def says(level, words):
         graph.got["/diagnostics"].clear()
-
-        def told():
-            found = [s for array in graph.got["/diagnostics"] for s in array.status if s.name.endswith(": health")]
-            return any(status.level == level and words in status.message for status in found)
-
-        return graph.until(told, f"health at {level!r} saying '{words}'")
+        return health(graph, words).level == level
 
     normal = state_of(picture(100))
     assert 0 <= normal.drift < 1
     assert not normal.drifted
-    assert health(OK, "in time")
+    assert says(OK, "in time")
     foggy = state_of(corrupt(picture(100), "fog", 5))
     assert foggy.drifted
     assert foggy.drift > normal.drift
     assert foggy.level == normal.level == foggy.CLEAR
     assert "drifted" in foggy.message
-    assert health(WARN, "the scores have drifted")
+    assert says(WARN, "the scores have drifted")
     cleared = state_of(picture(100))
     assert not cleared.drifted
     assert cleared.drift == pytest.approx(normal.drift, abs=0.01)  # threads may sum in other orders

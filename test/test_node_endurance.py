@@ -34,11 +34,6 @@ SLACK = 0.5  # seconds for the transport, on a busy machine
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("model") / "small.safetensors")
-
-
-@pytest.fixture(scope="module")
 def slow(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("model") / "slow.safetensors", short_side=SLOW_SIDE)
 

@@ -7,16 +7,7 @@ from array import array
 import cv2
 import numpy as np
 import pytest
-from node_support import (
-    HEIGHT,
-    OUTPUTS,
-    WIDTH,
-    detector_graph,
-    image_message,
-    make_checkpoint,
-    options,
-    picture,
-)
+from node_support import HEIGHT, OUTPUTS, WIDTH, detector_graph, image_message, options, picture
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
@@ -24,11 +15,6 @@ pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (ma
 CLEAR, CAUTION, HAZARD, STALE, FAULT = range(5)
 STALE_AFTER = 3.0  # seconds; far above what a busy machine takes between two frames that a test sends
 SCORE_TOLERANCE = 1e-4  # nats per dimension; both sides run the same float32 model, threads may sum in other orders
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("model") / "small.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -32,13 +32,12 @@ SLOW_SIDE = 800  # pixels of the short side that the slow model enlarges every f
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     damaged = folder / "damaged.safetensors"
-    whole = make_checkpoint(folder / "small.safetensors")
-    damaged.write_bytes(whole.read_bytes()[:1000])
+    damaged.write_bytes(checkpoint.read_bytes()[:1000])
     return SimpleNamespace(
-        small=str(whole),
+        small=str(checkpoint),
         damaged=str(damaged),
         missing=str(folder / "missing.safetensors"),
         slow=str(make_checkpoint(folder / "slow.safetensors", short_side=SLOW_SIDE)),
@@ -189,14 +188,22 @@ def test_an_incompatible_publisher_is_named_in_the_state(graph, peer, models):
         peer.set("qos", "sensor_data")
 
 
-def test_a_topic_that_nobody_publishes_is_named_in_the_state(peer, models):
+def test_a_topic_that_nobody_publishes_is_named_in_the_state_and_the_log_with_the_transport_that_is_there(
+    graph, peer, models
+):
+    from sensor_msgs.msg import CompressedImage
+
     peer.set("checkpoint", models.small)
     peer.stop_camera()
+    other = peer.node.create_publisher(CompressedImage, "/cam/image_raw/compressed", 1)
+    told = "nobody publishes /cam/image_raw, but /cam/image_raw/compressed is there (transport: compressed)"
     try:
         assert peer.change("configure") and peer.change("activate")
-        state = peer.until(lambda: peer.last_state(3, "nobody publishes /cam/image_raw"), "STALE that says why")
+        state = peer.until(lambda: peer.last_state(3, told), "STALE that says why")
         assert np.isnan(state.latency) and not state.header.frame_id
+        peer.until(lambda: told in graph.detector.text, "the same in the log")
     finally:
+        peer.node.destroy_publisher(other)
         peer.start_camera()
 
 

@@ -140,7 +140,7 @@ def test_ament_install_tree_carries_the_package_whole(tmp_path: Path) -> None:
     shared = [file for name in folders for file in (ROOT / name).glob("**/*") if file.is_file()]
     for file in [ROOT / "package.xml", *(file for file in shared if file.suffix != ".pyc")]:
         assert (stage / "share/flowclas_ros" / file.relative_to(ROOT)).is_file(), file
-    for executable in ("autoware_points", "camera_sim", "detector", "flowclas", "servo_guard"):
+    for executable in ("autoware_points", "camera_sim", "detector", "flowclas", "replay", "servo_guard"):
         assert os.access(stage / "lib/flowclas_ros" / executable, os.X_OK)
 
 

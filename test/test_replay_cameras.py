@@ -7,11 +7,9 @@ import json
 
 import numpy as np
 import pytest
-
-pytest.importorskip("rosbags.rosbag2", reason="rosbags is not installed")
-pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+from node_support import picture
+from replay_support import SECOND, STAMPS, frames, metrics, read, replay, truth
 from test_frames import TYPES, compressed, header, raw, record
-from test_replay_bags import SECOND, STAMPS, checkpoint, frames, metrics, picture, read, replay, truth  # noqa: F401
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.replay.cameras import cameras_of
@@ -68,7 +66,7 @@ def test_lists_of_topics_must_be_of_one_length():
         cameras_of(["/a/image", "/b/image"], ["/a/depth"], [], [])
 
 
-def test_each_camera_has_its_results_and_all_share_the_annotated_bag(tmp_path, checkpoint, capsys):  # noqa: F811
+def test_each_camera_has_its_results_and_all_share_the_annotated_bag(tmp_path, checkpoint, capsys):
     normal = [compressed(picture(index), stamp) for index, stamp in enumerate(STAMPS)]
     masks = [raw(truth(index), "mono8", stamp) for index, stamp in enumerate(STAMPS)]
     empty = [raw(np.zeros((96, 128), np.uint8), "mono8", stamp) for stamp in STAMPS]
@@ -95,7 +93,7 @@ def test_each_camera_has_its_results_and_all_share_the_annotated_bag(tmp_path, c
     assert "finished before" in capsys.readouterr().out
 
 
-def test_depth_gives_hazards_their_place_as_in_the_node(tmp_path, checkpoint):  # noqa: F811
+def test_depth_gives_hazards_their_place_as_in_the_node(tmp_path, checkpoint):
     topics = {"/cam/image": frames(), "/cam/depth": depths(), "/cam/camera_info": [info(stamp) for stamp in STAMPS]}
     bag = record(tmp_path / "drive", topics)
     options = ("--topic", "/cam/image", "--depth-topic", "/cam/depth")
@@ -123,7 +121,7 @@ def test_depth_gives_hazards_their_place_as_in_the_node(tmp_path, checkpoint):  
     assert state.nearest_range == pytest.approx(float(rows[4]["nearest_m"]), abs=1e-3)
 
 
-def test_ros_reads_points_and_markers(tmp_path, checkpoint):  # noqa: F811
+def test_ros_reads_points_and_markers(tmp_path, checkpoint):
     serialization = pytest.importorskip("rclpy.serialization", reason="needs ROS 2 (rclpy)")
     from rosbags.highlevel import AnyReader
     from sensor_msgs.msg import PointCloud2
@@ -157,7 +155,7 @@ def test_ros_reads_points_and_markers(tmp_path, checkpoint):  # noqa: F811
         (["--topic", "/other"], "no image topic /other; it has: /cam/depth"),
     ],
 )
-def test_a_topic_that_is_not_there_lists_those_that_are(tmp_path, checkpoint, capsys, options, words):  # noqa: F811
+def test_a_topic_that_is_not_there_lists_those_that_are(tmp_path, checkpoint, capsys, options, words):
     chat = [TYPES["std_msgs/msg/String"](data="hello")]
     bag = record(tmp_path / "drive", {"/cam/image": frames()[:1], "/cam/depth": depths()[:1], "/chat": chat})
     given = options if options[0] == "--topic" else ["--topic", "/cam/image", *options]

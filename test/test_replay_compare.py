@@ -7,17 +7,15 @@ import json
 import re
 
 import pytest
-
-pytest.importorskip("rosbags.rosbag2", reason="rosbags is not installed")
-pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+from node_support import picture
+from replay_support import STAMPS, TOPIC, frames, replay, truth
 from test_frames import raw, record
-from test_replay_bags import STAMPS, TOPIC, checkpoint, frames, picture, replay, truth  # noqa: F401
 
 from flowclas_ros.cli import main
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, checkpoint):  # noqa: F811
+def runs(tmp_path_factory, checkpoint):
     """The same bag at two thresholds: A sees the anomaly, B is blind."""
     folder = tmp_path_factory.mktemp("runs")
     masks = [raw(truth(index), "mono8", stamp) for index, stamp in enumerate(STAMPS)]
@@ -72,7 +70,7 @@ def test_without_the_annotated_bag_the_figures_are_compared_and_a_note_says_so(r
     assert len(list(csv.DictReader((tmp_path / "out" / "frames.csv").open()))) == 6
 
 
-def test_runs_of_different_bags_are_an_error(runs, tmp_path, checkpoint, capsys):  # noqa: F811
+def test_runs_of_different_bags_are_an_error(runs, tmp_path, checkpoint, capsys):
     other = record(tmp_path / "other", {TOPIC: [raw(picture(9), "rgb8", STAMPS[0])]})
     assert replay(other, checkpoint, tmp_path / "c") == 0
     capsys.readouterr()
@@ -90,7 +88,7 @@ def test_what_is_no_run_is_an_error(runs, tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_folders_of_many_bags_are_compared_bag_by_bag(runs, tmp_path, checkpoint, capsys):  # noqa: F811
+def test_folders_of_many_bags_are_compared_bag_by_bag(runs, tmp_path, checkpoint, capsys):
     (tmp_path / "day").mkdir()
     record(tmp_path / "day" / "one", {TOPIC: frames()[2:4]})
     record(tmp_path / "day" / "two", {TOPIC: frames()[3:5]})

@@ -13,11 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("rosbags.rosbag2", reason="rosbags is not installed")
-pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+from node_support import picture
+from replay_support import RESULTS, SECOND, TOPIC, frames, replay
 from test_frames import compressed, record
-from test_replay_bags import RESULTS, SECOND, TOPIC, checkpoint, frames, picture, replay  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0  # seconds; ends a hung test, nothing is measured by it
@@ -35,7 +33,7 @@ def day(tmp_path):
     return tmp_path / "day"
 
 
-def test_processes_share_the_bags_and_name_one_that_is_broken(day, tmp_path, checkpoint, capsys):  # noqa: F811
+def test_processes_share_the_bags_and_name_one_that_is_broken(day, tmp_path, checkpoint, capsys):
     (day / "bad.mcap").write_bytes(b"\x89MCAP0\r\n nothing")
     assert replay(day, checkpoint, tmp_path / "out", "--workers", "2") == 2
     printed = capsys.readouterr()
@@ -51,7 +49,7 @@ def test_processes_share_the_bags_and_name_one_that_is_broken(day, tmp_path, che
     assert printed.out.count("finished before") == 3 and printed.out.count("FAILED frames>=3") == 6
 
 
-def test_a_bag_whose_process_is_killed_is_named_and_the_rest_still_run(day, tmp_path, checkpoint, capsys):  # noqa: F811
+def test_a_bag_whose_process_is_killed_is_named_and_the_rest_still_run(day, tmp_path, checkpoint, capsys):
     def kill_the_first() -> None:
         end = time.monotonic() + PATIENCE
         while not multiprocessing.active_children() and time.monotonic() < end:
@@ -73,7 +71,7 @@ def test_a_wrong_checkpoint_is_one_error_for_all_bags(day, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_run_that_was_stopped_leaves_whole_results_and_goes_on(day, tmp_path, checkpoint, capsys, workers):  # noqa: F811
+def test_a_run_that_was_stopped_leaves_whole_results_and_goes_on(day, tmp_path, checkpoint, capsys, workers):
     long = [compressed(picture(0), SECOND + index * SECOND // 10) for index in range(1500)]
     for name in ("b", "c"):
         record(day / f"{name}_long", {TOPIC: long})
@@ -107,7 +105,7 @@ def test_a_run_that_was_stopped_leaves_whole_results_and_goes_on(day, tmp_path, 
     assert "finished before" in capsys.readouterr().out
 
 
-def test_what_a_killed_run_left_behind_is_swept_away(day, tmp_path, checkpoint):  # noqa: F811
+def test_what_a_killed_run_left_behind_is_swept_away(day, tmp_path, checkpoint):
     ended = subprocess.Popen(["true"])
     ended.wait()
     left = tmp_path / "out" / f".unfinished.{ended.pid}"

@@ -14,6 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
+from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import DetectorState
 from flowclas_ros.node.servo_guard import ServoGuard
 
@@ -121,7 +122,7 @@ def test_a_level_that_would_never_pause_is_refused():
     context = rclpy.Context()
     rclpy.init(context=context)
     try:
-        with pytest.raises(ValueError, match="pause_from 4"):
+        with pytest.raises(FlowclasError, match="pause_from 4"):
             ServoGuard(context=context, parameter_overrides=[Parameter("pause_from", value=4)])
     finally:
         context.try_shutdown()

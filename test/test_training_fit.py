@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fit_support import write_discs, write_noise
 from safetensors.torch import load_file
 
 from flowclas_ros.detection.calibration import Calibration
@@ -60,15 +61,8 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 4)):
-        (folder / split).mkdir()
-        for i in range(count):
-            image = cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (96, 64), interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(folder / split / f"{i:03d}.png"), image)
-    (folder / "cut").mkdir()
-    for i in range(4):
-        rgba = np.zeros((40, 40, 4), np.uint8)
-        cv2.circle(rgba, (20, 20), 15, (*rng.integers(255, size=3).tolist(), 255), -1)
-        cv2.imwrite(str(folder / "cut" / f"{i}.png"), rgba)
+        write_noise(folder / split, count, rng)
+    write_discs(folder / "cut", rng)
     (folder / "fit.yaml").write_text(YAML.replace("ROOT", str(folder)))
     return folder
 

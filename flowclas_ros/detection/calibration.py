@@ -5,8 +5,11 @@ scene are far from independent, so the scene is the unit: only the mean curve F(
 scenes n are needed for the bound, and only they are kept.
 
 Conformal risk control with a loss bounded by 1 (Angelopoulos et al., arXiv 2208.02814, theorem 1): the smallest t with
-(n F(t) + 1) / (n + 1) <= rate has an expected false-alarm share of at most `rate` on a new, exchangeable scene. Below
-rate = 1 / (n + 1) no t can fulfil that; the empirical quantile is used then, and `guaranteed` says so.
+(n F(t) + 1) / (n + 1) <= rate has an expected false-alarm share of at most `rate` on a new, exchangeable scene. At
+rate = 1 / (n + 1) only the highest score of all fulfils that, and below it nothing does, while the empirical quantile,
+F(t) <= rate, hardly feels n. Changing from one to the other there would give a lower threshold to whoever asks for
+fewer false alarms. So the bound is kept down to rate = 2 / (n + 1), where it asks for F(t) <= 1 / n, and the empirical
+quantile goes on from that very t: no rate gives a lower threshold than a higher one. `guaranteed` says which it is.
 
 Both compactions (a scene's scores -> its knots, all scenes -> the table) only ever overstate F, so every threshold
 from the table is at or above the exact one, and the bound survives them.
@@ -87,24 +90,30 @@ class Calibration:
         rates, thresholds = _thin(share, level, _TABLE_KNOTS)
         return cls(rates=rates, thresholds=thresholds, scenes=scenes, pixels=pixels)
 
+    @property
+    def lowest_guaranteed(self) -> float:
+        """The smallest false-alarm rate that the conformal bound is kept for; 1, so none, with a single scene."""
+        return 2.0 / (self.scenes + 1)
+
     def guaranteed(self, false_alarm_rate: float) -> bool:
-        """Whether there are scenes enough for the conformal bound at this rate: rate >= 1 / (scenes + 1)."""
-        return false_alarm_rate * (self.scenes + 1) >= 1.0 - 1e-9
+        """Whether there are scenes enough for the conformal bound at this rate."""
+        return false_alarm_rate >= self.lowest_guaranteed * (1.0 - 1e-9)
 
     def threshold(self, false_alarm_rate: float) -> float:
         """The score above which a pixel is called an anomaly, nats per dimension, for a rate in (0, 1).
 
         Where `guaranteed` holds: expected share of false alarms on a new normal scene <= rate. Elsewhere: share seen
-        on the calibration scenes <= rate, without a promise. Raises FlowclasError for a rate outside (0, 1).
+        on the calibration scenes <= rate, without a promise. A lower rate never has a lower threshold. Raises
+        FlowclasError for a rate outside (0, 1).
         """
         if not 0.0 < false_alarm_rate < 1.0:
             raise FlowclasError(
                 f"false_alarm_rate {false_alarm_rate:g} is not a share between 0 and 1: "
                 "0.001 asks for one false pixel in 1000 on normal scenes"
             )
-        allowed = false_alarm_rate
-        if self.guaranteed(false_alarm_rate):
-            allowed = max((false_alarm_rate * (self.scenes + 1) - 1.0) / self.scenes, 0.0)
+        conformal = (false_alarm_rate * (self.scenes + 1) - 1.0) / self.scenes
+        # Both rise with the rate, so their maximum does; they meet at lowest_guaranteed, the first is the larger above.
+        allowed = max(conformal, min(false_alarm_rate, 1.0 / self.scenes))
         # First knot whose (falling) rate is within what is allowed; the last, rate 0, always is.
         return float(self.thresholds[int(np.argmax(self.rates <= allowed))])
 

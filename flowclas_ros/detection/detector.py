@@ -109,12 +109,11 @@ class Detector:
         self.false_alarm_rate = rate
         self.guaranteed = self.calibration.guaranteed(rate)
         if not self.guaranteed:
-            scenes = self.calibration.scenes
             logger.warning(
                 "false-alarm rate %g is empirical, not guaranteed: %d calibration scenes support a bound down to %.2g",
                 rate,
-                scenes,
-                1.0 / (scenes + 1),
+                self.calibration.scenes,
+                self.calibration.lowest_guaranteed,
             )
 
     def move(self, device: str, precision: str) -> None:

@@ -11,12 +11,11 @@ from array import array
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2, PointField
 
 from flowclas_ros.node.quality import output_qos
+from flowclas_ros.node.running import run
 
 XYZS = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("score", "<f4")])
 XYZIRC = np.dtype(
@@ -68,16 +67,7 @@ class AutowarePoints(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM."""
-    rclpy.init(args=arguments)
-    node = AutowarePoints()
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run(AutowarePoints, arguments=arguments)
 
 
 if __name__ == "__main__":

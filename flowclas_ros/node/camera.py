@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -25,6 +24,7 @@ from std_msgs.msg import Header
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import to_message
+from flowclas_ros.node.running import run
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import iter_frames, open_bag
 from flowclas_ros.replay.recording import open_recording
@@ -101,21 +101,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--frame-id", default="camera")
     argv = rclpy.utilities.remove_ros_args(args=sys.argv if arguments is None else ["camera", *arguments])
     options = parser.parse_args(argv[1:])
-    rclpy.init(args=arguments if arguments is not None else sys.argv)
-    node = rclpy.create_node("camera")
-    try:
-        count = max(1, round(options.rate * options.seconds))
+    count = max(1, round(options.rate * options.seconds))
+
+    def show(node: Node) -> None:
         pictures = itertools.islice(frames(options.source, options.topic, options.mask_topic), count)
         print(json.dumps(stream(node, pictures, options.rate, options.listeners, options.frame_id)), flush=True)
-    except FlowclasError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 130
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+
+    return run(lambda: rclpy.create_node("camera"), show, arguments)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@ import time
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node import scene_messages as say
 from flowclas_ros.node.ros_messages import make
+from flowclas_ros.node.running import run
 
 AHEAD = 20  # frames rendered ahead, so that the start of a new scene does not halt the stream
 ENDLESS = 2**31
@@ -135,19 +134,7 @@ def stream(node: Node) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until stopped. Returns the exit status: 2 with one line on stderr for what went wrong."""
-    rclpy.init(args=arguments if arguments is not None else sys.argv)
-    node = rclpy.create_node("camera_sim")
-    try:
-        stream(node)
-    except FlowclasError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run(lambda: rclpy.create_node("camera_sim"), stream, arguments)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -27,6 +25,7 @@ from flowclas_ros.node import parameters, search
 from flowclas_ros.node.control import Control
 from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.reporting import diagnostic_array
+from flowclas_ros.node.running import run
 from flowclas_ros.node.stream import Frame, Stream
 from flowclas_ros.node.worker import Worker
 
@@ -273,26 +272,19 @@ class DetectorNode(LifecycleNode):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Returns the exit status: 2 with one line for a parameter it cannot take."""
-    rclpy.init(args=arguments)
-    node = None
+    return run(DetectorNode, _work, arguments)
+
+
+def _work(node: DetectorNode) -> None:
+    """Spin, started by itself where autostart asks for it; what the transitions took is given back."""
     try:
-        node = DetectorNode()
         if node.get_parameter("autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (FlowclasError, InvalidParameterTypeException, InvalidParameterValueException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     finally:
-        if node is not None:
-            node.give_back()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        node.give_back()
 
 
 if __name__ == "__main__":

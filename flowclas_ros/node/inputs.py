@@ -14,6 +14,8 @@ from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.quality import Heard, image_qos, overridden, subscription_events
 from flowclas_ros.node.self_mask import SelfMask
 
+COMPRESSED = "/compressed"  # what image_transport appends to an image's topic
+
 
 class Inputs:
     """The camera's `image`, or `<image>/compressed` as image_transport names it, and `camera_info`; `depth` and
@@ -37,7 +39,7 @@ class Inputs:
         """Subscribe. Raises FlowclasError for a QoS override that cannot be."""
         compressed = settings.transport == "compressed"
         # remapping `image` moves the compressed topic along, as it does for image_transport's own subscribers
-        self.topic = self._node.resolve_topic_name(f"{self._prefix}image") + ("/compressed" if compressed else "")
+        self.topic = self._node.resolve_topic_name(f"{self._prefix}image") + (COMPRESSED if compressed else "")
         if settings.depth:
             self._sync = DepthSync(
                 self._deliver, slop=settings.depth_slop, queue=settings.depth_queue, wait=settings.depth_wait
@@ -64,9 +66,16 @@ class Inputs:
         sync, self._sync = self._sync, None
         return 0 if sync is None else sync.clear()
 
-    def publishers(self) -> int:
-        """How many offer the image."""
-        return int(self._node.count_publishers(self.topic))
+    def absence(self) -> str:
+        """Where no image comes from, as the end of a sentence; with the way out where the other transport is there."""
+        if self._node.count_publishers(self.topic):
+            return f" on {self.topic}"
+        plain = self.topic.removesuffix(COMPRESSED)
+        transport, other = ("raw", plain) if plain != self.topic else ("compressed", plain + COMPRESSED)
+        there = self._node.count_publishers(other) > 0
+        return f": nobody publishes {self.topic}" + (
+            f", but {other} is there (transport: {transport})" if there else ""
+        )
 
     def _on_image(self, message: Any) -> None:
         if not self._came():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flowclas_ros.node.outputs import Outputs
 
 HEARTBEAT = 0.5  # seconds after which the state is said again while no frame is processed
+COMPLAINT = 5.0  # seconds of STALE after which the log says why, for whoever started the node and sees nothing come
 
 # Autoware's MRM path acts on ERROR. A hazard is one for the hazard status alone, a blind detector for the health alone.
 _HAZARD_LEVELS = {
@@ -48,17 +49,25 @@ class Reporter:
         self._settings, self._detector = settings, detector
         self._status = Status(time.monotonic())
         self._said: tuple[Level, float] = (Level.STALE, 0.0)  # last state published, and when (monotonic seconds)
+        self._content = time.monotonic()  # when there was last nothing to complain of, or when it was complained of
         self.idle = "configured, not active"
 
     def begin(self, status: Status) -> None:
         """Speak of `status` from now on."""
         self._status, self.idle = status, ""
+        self._content = time.monotonic()
 
     def tick(self, now: float) -> None:
         """Notice what no frame would tell."""
-        level, since = self._said
-        if self.verdict(now)[0] != level or now - since > HEARTBEAT:
+        level, text = self.verdict(now)
+        said, since = self._said
+        if level != said or now - since > HEARTBEAT:
             self.say_verdict()
+        if level != Level.STALE or self.idle:
+            self._content = now
+        elif now - self._content > COMPLAINT:
+            self._content = now
+            self._node.get_logger().warning(text)
 
     def say_verdict(self) -> None:
         """Publish the state as it is now."""
@@ -76,8 +85,7 @@ class Reporter:
         stale_after = self._settings().stale_after
         level, text = self._status.verdict(now, stale_after)
         if level == Level.STALE and self._status.silent(now, stale_after):
-            topic = self._inputs.topic
-            text += f" on {topic}" if self._inputs.publishers() else f": nobody publishes {topic}"
+            text += self._inputs.absence()
         return level, text
 
     def diagnostics(self, name: str, now: float) -> list[DiagnosticStatus]:

@@ -11,14 +11,14 @@ import sys
 import time
 from typing import Any
 
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
+from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import DetectorState
 from flowclas_ros.node.quality import output_qos
+from flowclas_ros.node.running import run
 
 TICK = 0.05  # seconds between two looks at whether the state is overdue
 ANSWER = 0.5  # seconds that Servo has to answer before it is asked again
@@ -27,7 +27,7 @@ ANSWER = 0.5  # seconds that Servo has to answer before it is asked again
 class ServoGuard(Node):
     """Parameters: pause_service; pause_from, the lowest level that pauses (1 CAUTION, 2 HAZARD or 3 STALE); timeout,
     seconds without a state, which the detector says twice a second at least, after which Servo is paused as well.
-    Raises ValueError for a value out of range.
+    Raises FlowclasError for a value out of range.
     """
 
     def __init__(self, **node_arguments: Any):
@@ -36,7 +36,7 @@ class ServoGuard(Node):
         self._pause_from = int(self.declare_parameter("pause_from", int(DetectorState.HAZARD)).value or 0)
         self._timeout = float(self.declare_parameter("timeout", 1.0).value or 0.0)
         if not DetectorState.CAUTION <= self._pause_from <= DetectorState.STALE or self._timeout <= 0:
-            raise ValueError(
+            raise FlowclasError(
                 f"pause_from {self._pause_from} is not 1, 2 or 3, or timeout {self._timeout} s not above 0"
             )
         self._servo = self.create_client(SetBool, service)
@@ -104,21 +104,7 @@ class ServoGuard(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Returns the exit status: 2 with one line for a parameter it cannot take."""
-    rclpy.init(args=arguments)
-    node = None
-    try:
-        node = ServoGuard()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run(ServoGuard, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def _drift(figures: Mapping[str, Any]) -> str:
         return f'<p class="met">Drift: none; the scores are those of the world calibrated in (at most {most} away).</p>'
     return (
         f'<p class="failed">Drift: in {share:.1%} of the frames the scores were not those of the world calibrated in '
-        f"(up to {most} away): the false-alarm rate is not kept there.</p>"
+        f"(up to {most} away): the false-alarm rate need not hold there.</p>"
     )
 
 

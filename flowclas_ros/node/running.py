@@ -1,0 +1,40 @@
+"""A node from its first line to its last: made, at work until it is stopped, and taken down however that ended."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import rclpy
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+
+from flowclas_ros.errors import FlowclasError
+
+Made = TypeVar("Made", bound=Node)
+
+
+def run(
+    make: Callable[[], Made], work: Callable[[Made], object] = rclpy.spin, arguments: list[str] | None = None
+) -> int:
+    """`work` on the node of `make` until it returns, SIGINT or SIGTERM. arguments: the process's own for None.
+
+    Returns the exit status: 2 with one line on stderr for what the user can act on, a parameter for instance.
+    """
+    rclpy.init(args=arguments)
+    node = None
+    try:
+        node = make()
+        work(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (FlowclasError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
