@@ -38,7 +38,7 @@ def write_discs(folder: Path, rng: np.random.Generator) -> None:
 
 
 def write_tiny_kit(folder: Path) -> None:
-    """README.md, images/, masks/ (a box of 1), cut/ (RGBA), and fit.yaml, a configuration that is fitted in a second."""
+    """README.md, images/, masks/ (a box of 1), cut/ (RGBA), and fit.yaml, which is fitted on them in a second."""
     rng = np.random.default_rng(0)
     write_noise(folder / "images", 4, rng)
     write_discs(folder / "cut", rng)
