@@ -235,9 +235,36 @@ def test_presets_hold_the_published_settings():
     assert build_preset("flowclas_edge", weights="random")(torch.rand(1, 3, 48, 64)).shape == (1, 48, 64)
 
 
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(("scale", "size"), [(1.5, (96, 144)), (0.5, (32, 48))])
+def test_a_further_scale_is_the_map_of_the_resized_image_on_the_first_ones_grid(name, scale, size):
+    one = FrozenBackbone(BackboneConfig(name, "random", layers=(2, 3), stride=16))
+    two = FrozenBackbone(BackboneConfig(name, "random", layers=(2, 3), stride=16, scales=(1.0, scale)))
+    two.model.load_state_dict(one.model.state_dict())
+    image = torch.rand(1, 3, 64, 96)
+    resized = nn.functional.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+    pool = nn.functional.adaptive_avg_pool2d
+    expected = (
+        pool(one(resized), (4, 6)) if scale > 1 else nn.functional.interpolate(one(resized), (4, 6), mode="bilinear")
+    )
+    features = two(image)
+    assert features.shape == (1, 2 * one.channels, 4, 6) and two.channels == 2 * one.channels
+    assert sum(section.channels for section in two.sections) == two.channels
+    assert torch.equal(features[:, : one.channels], one(image))
+    torch.testing.assert_close(features[:, one.channels :], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (100, 31)])
+def test_two_scales_take_any_size(size):
+    backbone = FrozenBackbone(BackboneConfig("mobilenetv2_100", "random", layers=(3, 4), stride=16, scales=(1.0, 1.33)))
+    rows, cols = (-(-side // 16) for side in size)
+    assert backbone(torch.rand(2, 3, *size)).shape == (2, backbone.channels, rows, cols)
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
+        (lambda: BackboneConfig(scales=(0.5, 1.0)), r"backbone.scales is \[0.5, 1.0\]; the first must be 1"),
         (lambda: build_preset("flowclas_v9"), "no preset 'flowclas_v9'.*flowclas_v1"),
         (lambda: FrozenBackbone(BackboneConfig("mobilenetv99", "random")), "no model 'mobilenetv99'"),
         (

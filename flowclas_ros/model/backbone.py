@@ -26,6 +26,8 @@ class BackboneConfig:
         layers: vision transformer: block numbers, negative from the end; convolutional net: stage numbers
             (timm's ``out_indices``). Empty: the last one. Several are concatenated channel-wise.
         stride: convolutional nets only: the stride in pixels that every stage is brought to; None: the coarsest one.
+        scales: sizes at which the image is seen, relative to its own. The maps of the second and further ones are
+            brought to the grid of the first and concatenated channel-wise: dearer by the square of each, and sharper.
         mean, std: normalisation of RGB in 0..1; None: as timm states it for these weights.
         kwargs: further arguments of ``timm.create_model``, such as ``{"pad_type": "same"}``.
     """
@@ -34,14 +36,21 @@ class BackboneConfig:
     weights: str = "hub"
     layers: tuple[int, ...] = ()
     stride: int | None = None
+    scales: tuple[float, ...] = (1.0,)
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.scales or self.scales[0] != 1.0 or not all(0.25 <= scale <= 4 for scale in self.scales):
+            raise FlowclasError(
+                f"backbone.scales is {list(self.scales)}; the first must be 1, the others from 0.25 to 4"
+            )
+
 
 @dataclass(frozen=True)
 class Section:
-    """The channels of the feature map that one layer of the backbone gave.
+    """The channels of the feature map that one layer of the backbone gave at one scale.
 
     Attributes:
         channels: how many.
@@ -59,7 +68,7 @@ class FrozenBackbone(nn.Module):
         adapted: low-rank updates are being trained in it, so that its features have gradients after all.
         channels: C, channels of the feature map (sum over the layers).
         stride: pixels per cell of the feature map.
-        sections: the layers that the channels came from, in the channels' order.
+        sections: the layers that the channels came from, in the channels' order; those of further scales behind.
 
     Raises:
         FlowclasError: timm has no such model, its weights are not to be had, or a layer does not exist.
@@ -82,6 +91,7 @@ class FrozenBackbone(nn.Module):
             self._set_up_transformer()
         else:
             self._set_up_convolutional()
+        self.channels = sum(section.channels for section in self.sections)
         cfg = self.model.pretrained_cfg
         mean, std = config.mean or cfg["mean"], config.std or cfg["std"]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -97,8 +107,8 @@ class FrozenBackbone(nn.Module):
                 raise FlowclasError(f"backbone '{self.config.name}' has {depth} blocks; there is no layer {layer}")
         self.layers = [layer % depth for layer in layers]
         self.stride = self.pad_multiple = int(self.model.patch_embed.patch_size[0])
-        self.channels = self.model.embed_dim * len(self.layers)
-        self.sections = [Section(self.model.embed_dim) for _ in self.layers]
+        factors = [max(1, round(1 / scale)) for scale in self.config.scales]
+        self.sections = [Section(self.model.embed_dim, factor) for factor in factors for _ in self.layers]
 
     def _set_up_convolutional(self) -> None:
         _drop_unused_blocks(self.model)
@@ -107,10 +117,10 @@ class FrozenBackbone(nn.Module):
         self.stride = self.config.stride or max(reductions)
         self.pad_multiple = math.lcm(self.stride, *reductions)
         self.sections = [
-            Section(channels, max(1, reduction // self.stride))
+            Section(channels, max(1, round(reduction / self.stride / scale)))
+            for scale in self.config.scales
             for channels, reduction in zip(self.model.feature_info.channels(), reductions, strict=True)
         ]
-        self.channels = sum(section.channels for section in self.sections)
 
     def train(self, mode: bool = True) -> FrozenBackbone:
         """Stay in eval mode: a trainer's ``model.train()`` must not change the frozen features."""
@@ -131,14 +141,29 @@ class FrozenBackbone(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """What ``forward`` gives, with gradients where they are asked for: for a backbone in the making."""
-        height, width = images.shape[-2:]
         x = (images - self.mean) / self.std
-        pad_h, pad_w = -height % self.pad_multiple, -width % self.pad_multiple
-        if pad_h or pad_w:
-            x = F.pad(x, (0, pad_w, 0, pad_h), mode="replicate")
-        grid = (math.ceil(height / self.stride), math.ceil(width / self.stride))
-        maps = self._transformer_maps(x) if self.is_transformer else self._convolutional_maps(x)
-        return torch.cat([m[..., : grid[0], : grid[1]] for m in maps], dim=1)
+        grid = (math.ceil(x.shape[-2] / self.stride), math.ceil(x.shape[-1] / self.stride))
+        # Whole cells are scaled to whole cells: the grids then cover one another exactly.
+        whole = self._pad(x, self.stride)
+        maps = []
+        for scale in self.config.scales:
+            cells = grid if scale == 1 else tuple(max(1, round(side * scale)) for side in grid)
+            seen = whole
+            if cells != grid:
+                size = [side * self.stride for side in cells]
+                seen = F.interpolate(whole, size=size, mode="bilinear", align_corners=False, antialias=True)
+            maps += [_resize_map(m[..., : cells[0], : cells[1]], grid) for m in self._maps(seen)]
+        return torch.cat(maps, dim=1)
+
+    @staticmethod
+    def _pad(x: Tensor, multiple: int) -> Tensor:
+        """Padded at the right and bottom by repeating the border, up to a whole number of cells."""
+        pad_h, pad_w = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+        return F.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        x = self._pad(x, self.pad_multiple)
+        return self._transformer_maps(x) if self.is_transformer else self._convolutional_maps(x)
 
     def _transformer_maps(self, x: Tensor) -> list[Tensor]:
         # forward_intermediates drops prefix tokens (class, registers), applies the final norm and lays tokens out.
