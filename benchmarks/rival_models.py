@@ -41,7 +41,7 @@ class Neighbours(Rival):
 
     def fit(self, seed: int) -> None:
         flow = replace(self.config.model.flow, steps=0, whitening=True, type="glow")
-        config = replace(self.config.model, flow=flow, projection_dim=0, margin_weight=0.0)
+        config = replace(self.config.model, flow=flow, projection_dim=0, margin_weight=0.0, centred=False)
         self.model = NeighbourMemory(config).eval()
         frames = self.spread(self.config.trainer.init_frames)
         self.model.flow.initialise([(self._features(path), None) for path in track(frames, "features")])

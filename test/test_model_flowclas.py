@@ -216,6 +216,20 @@ def test_fused_score_without_margin_keeps_the_order_of_the_nll():
     assert (score.flatten().diff() > 0).all()
 
 
+def test_centred_scores_do_not_move_with_the_frame_but_with_what_stands_out_of_it():
+    plain, centred = (MarginFusion(4, 3, weight=1.0, centred=value) for value in (False, True))
+    for fusion in (plain, centred):
+        nn.init.ones_(fusion.discriminant)
+    nll, projection, features = torch.rand(2, 9, 9), torch.zeros(2, 4, 9, 9), torch.zeros(2, 3, 9, 9)
+    before, score = plain(nll, projection, features), centred(nll, projection, features)
+    medians = before.flatten(1).median(dim=1).values.view(2, 1, 1)
+    torch.testing.assert_close(score, before - medians)
+    haze = torch.tensor([1.0, -0.5]).view(2, 1, 1, 1)  # moves the frames by 3 and by -1.5 spreads
+    torch.testing.assert_close(centred(nll, projection, features + haze), score)
+    dark = centred(nll, projection, features + 4.0)  # by 12: that is no weather
+    torch.testing.assert_close(dark, before + 12 - 8)
+
+
 def test_margin_without_outliers_is_refused():
     model, features, labels = margin_model()
     with pytest.raises(FlowclasError, match="needs inlier and outlier pixels"):
@@ -278,6 +292,7 @@ def test_two_scales_take_any_size(size):
         ),
         (lambda: FlowCLASConfig(short_side=3), "short_side is 3"),
         (lambda: FlowCLASConfig(margin_weight=1.0, projection_dim=0), "0 without a projection head"),
+        (lambda: FlowCLASConfig(centred=True), "centred is true with margin_weight 0"),
         (lambda: resolve_device("gpu"), "device 'gpu' is unknown"),
     ],
 )

@@ -151,6 +151,7 @@ def _model_config(config: FitConfig) -> Any:
         plain: dict[str, Any] = {
             "projection_dim": 0,
             "margin_weight": 0.0,
+            "centred": False,
             "classes": 0,
             "score": "nll",
             "energy_weight": 0.0,
@@ -158,7 +159,11 @@ def _model_config(config: FitConfig) -> Any:
         return replace(model, flow=replace(model.flow, steps=0, whitening=True), **plain)
     if not config.loss.fits_flow:  # the classes alone
         model = replace(model, flow=FlowConfig(steps=0))
-    return replace(model, projection_dim=0, margin_weight=0.0) if config.loss.contrastive == "none" else model
+    return (
+        replace(model, projection_dim=0, margin_weight=0.0, centred=False)
+        if config.loss.contrastive == "none"
+        else model
+    )
 
 
 def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch.device) -> None:

@@ -28,6 +28,8 @@ class FlowCLASConfig:
         flow: the normalizing flow on its features.
         projection_dim: P, channels of the projection head that the contrastive loss uses; 0 for none.
         margin_weight: weight of the margin in the score (``MarginFusion``); 0 is the published score, the NLL alone.
+        centred: take each frame's median off its score (``MarginFusion``): for cameras in changing light and weather
+            whose view no object can fill; needs margin_weight.
         classes: K, inlier classes of the segmentation head; 0 for none: the label-free track.
         score: what the score is built on: ``nll``, to which the weighted terms are added, or ``energy_entropy``, that
             of the class logits alone; the flow is not run then.
@@ -41,6 +43,7 @@ class FlowCLASConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     projection_dim: int = 256
     margin_weight: float = 0.0
+    centred: bool = False
     classes: int = 0
     score: Literal["nll", "energy_entropy"] = "nll"
     energy_weight: float = 0.0
@@ -53,6 +56,10 @@ class FlowCLASConfig:
             raise FlowclasError(
                 f"margin_weight is {self.margin_weight} with projection_dim {self.projection_dim}; it must be 0 or "
                 "more, and 0 without a projection head"
+            )
+        if self.centred and not self.margin_weight:
+            raise FlowclasError(
+                "centred is true with margin_weight 0; the likelihood alone is not centred: set one of them"
             )
         if self.projection_dim < 0:
             raise FlowclasError(f"projection_dim is {self.projection_dim}; it must be 0 or more")
@@ -94,7 +101,7 @@ class FlowCLAS(nn.Module):
         self.base = DiagonalGaussian(channels)
         self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
         margin = (config.projection_dim, channels, config.margin_weight)
-        self.fusion = MarginFusion(*margin) if config.margin_weight else None
+        self.fusion = MarginFusion(*margin, centred=config.centred) if config.margin_weight else None
         self.segmentation = SegmentationHead(channels, config.classes) if config.classes else None
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:

@@ -10,6 +10,9 @@ from flowclas_ros.errors import FlowclasError
 
 NEAR = 2  # cells around an outlier in which an inlier cell is a near one
 INLIER_WEIGHT = 3.0  # of the inliers' covariance beside the outliers': there are few objects, and they vary less
+CENTRED_UP_TO = (
+    8.0  # of a frame's median, in spreads of the score; what is further off than weather moves a frame stays
+)
 RIDGE = 1e-6  # of the covariances' mean variance, so that constant channels do no harm
 
 
@@ -61,6 +64,9 @@ class MarginFusion(nn.Module):
 
     Near c this moves with the NLL one to one. Far from it the NLL counts by its logarithm: its tail is heavy on normal
     scenes too (a rare sign, a lamp), and as it stands would drown the margin.
+
+    ``centred`` takes each frame's median off its score, up to ``CENTRED_UP_TO`` s: weather, light and a strange street
+    move a whole frame, an object does not, unless it fills more than half of the view.
     """
 
     direction: Tensor
@@ -69,9 +75,9 @@ class MarginFusion(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, dimensions: int, channels: int, weight: float) -> None:
+    def __init__(self, dimensions: int, channels: int, weight: float, *, centred: bool = False) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.centred = weight, centred
         self.register_buffer("direction", torch.zeros(dimensions))
         self.register_buffer("discriminant", torch.zeros(channels))
         self.register_buffer("offset", torch.zeros(()))
@@ -83,7 +89,11 @@ class MarginFusion(nn.Module):
         # Not as an einsum under autocast: a product with a fixed direction is cheap, its rounding would show.
         margin = (projection * self.direction.view(1, -1, 1, 1)).sum(dim=1) - self.offset
         margin = margin + (features * self.discriminant.view(1, -1, 1, 1)).sum(dim=1)
-        return self.centre + self.spread * (torch.asinh((nll - self.centre) / self.spread) + self.weight * margin)
+        joint = torch.asinh((nll - self.centre) / self.spread) + self.weight * margin
+        if self.centred:
+            median = joint.flatten(1).median(dim=1).values.clamp(-CENTRED_UP_TO, CENTRED_UP_TO)
+            joint = joint - median.view(-1, 1, 1)
+        return self.centre + self.spread * joint
 
     @torch.no_grad()
     def fit(self, inliers: Moments, near: Moments, outliers: Moments, inlier_nll: Tensor) -> None:
