@@ -133,6 +133,13 @@ def test_silence_goes_before_everything():
     assert level == Level.STALE and "no frame for 2.5 s" in text and "lens cap" in text
 
 
+def test_where_no_frame_comes_from_is_said_with_the_silence_and_not_after_the_remarks():
+    status = searched()
+    status.remark("drift", "the scores have drifted")
+    text = status.verdict(2.5, STALE_AFTER, ": nobody publishes /image")[1]
+    assert text == "no frame for 2.5 s: nobody publishes /image; the scores have drifted"
+
+
 def test_before_the_first_frame_the_state_is_stale_at_once():
     assert Status(0.0).verdict(0.0, STALE_AFTER) == (Level.STALE, "no frame yet")
 

@@ -83,10 +83,8 @@ class Reporter:
         if self.idle:
             return Level.STALE, self.idle
         stale_after = self._settings().stale_after
-        level, text = self._status.verdict(now, stale_after)
-        if level == Level.STALE and self._status.silent(now, stale_after):
-            text += self._inputs.absence()
-        return level, text
+        absence = self._inputs.absence() if self._status.silent(now, stale_after) else ""
+        return self._status.verdict(now, stale_after, absence)
 
     def diagnostics(self, name: str, now: float) -> list[DiagnosticStatus]:
         """`<name>: health` and `<name>: hazard`."""

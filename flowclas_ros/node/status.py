@@ -149,8 +149,11 @@ class Status:
         """Whether no frame has come for `stale_after` seconds, or none at all yet."""
         return now - self._last_received > stale_after
 
-    def verdict(self, now: float, stale_after: float) -> tuple[Level, str]:
-        """Level and line. A silent camera goes before a fault, a fault before a late result, that before the scene."""
+    def verdict(self, now: float, stale_after: float, absence: str = "") -> tuple[Level, str]:
+        """Level and line. A silent camera goes before a fault, a fault before a late result, that before the scene.
+
+        absence: where a silent camera's frames fail to come from, as the end of a sentence.
+        """
         remarks = self.remarks
         with self._lock:
             fault, late, scene = self._fault, self._late, self.scene
@@ -158,6 +161,7 @@ class Status:
             waited = now - self._since
         if since_frame > stale_after:
             text = "no frame yet" if math.isinf(since_frame) else f"no frame for {since_frame:.1f} s"
+            text += absence
             level, text = Level.STALE, "; ".join(part for part in (text, fault) if part)
         elif fault:
             level, text = Level.FAULT, fault
