@@ -17,9 +17,10 @@ SHAPES = {
     "extrude": m.extrude([(0, 0), (2, 0), (2, 1), (0, 1)], 1, 0.8),
     "rock": m.rock(np.random.default_rng(0), 1, 1, 1),
 }
-THINGS = {f.__name__: f for f in (*orbit_objects.FIT.values(), *orbit_objects.TEST.values())}
-THINGS |= {f.__name__: f for f in (*road_objects.FIT.values(), *road_objects.TEST.values())}
+THINGS = {**orbit_objects.FIT, **orbit_objects.VAL, **orbit_objects.TEST}
+THINGS |= {**road_objects.FIT, **road_objects.VAL, **road_objects.TEST}
 THINGS |= {f.__name__: lambda rng, f=f: f(rng, False) for f in (vehicles.car, vehicles.van, vehicles.lorry)}
+OPEN = ("foil_sheet",)  # at its rim
 WELD = 3  # decimals: a lathe's tip is a hole of 0.1 mm
 
 
@@ -59,7 +60,7 @@ def test_closed_parts_of_things_are_seen_from_outside(name):
             if is_closed(mesh):
                 closed += 1
                 assert volume(mesh) > 0, look.name
-    assert closed or name == "foil_sheet", "a sheet alone is open at its rim"
+    assert closed or name in OPEN
 
 
 @pytest.mark.parametrize("name", THINGS)
