@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig
+from flowclas_ros.model.fusion import near_outliers
 from flowclas_ros.training.losses import (
     IGNORE,
     INLIER,
@@ -164,6 +165,46 @@ def test_drawn_cells_give_the_same_loss_as_all_of_them_when_they_are_all_drawn()
     assert float(few["nll"]) != float(every["nll"])
 
 
+def seen_by_the_contrast(monkeypatch, config, labels):
+    """Rows of the (B, h, w) grid, counted from 0, that the contrastive term had as inliers."""
+    seen = []
+
+    def spy(anchors, anchor_labels, extra, config):
+        seen.append(anchors[anchor_labels == INLIER].detach())
+        return anchors.sum()
+
+    monkeypatch.setattr("flowclas_ros.training.losses.contrastive_loss", spy)
+    model = FlowCLAS(
+        FlowCLASConfig(
+            BackboneConfig("mobilenetv2_050", "random", layers=(1,)),
+            FlowConfig(1, kernels=(1,), whitening=False),
+            projection_dim=8,
+        )
+    )
+    features = torch.randn(*labels.shape[:1], model.backbone.channels, *labels.shape[1:])
+    torch.manual_seed(0)
+    flowclas_loss(model, features, labels, None, None, config, torch.Generator().manual_seed(0))
+    rows = model.project(model.latent(features)[0]).movedim(1, -1).flatten(0, 2).detach()
+    return torch.cdist(seen[0].double(), rows.double()).argmin(dim=1)
+
+
+@pytest.mark.parametrize("cells", [None, 96])
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_the_asked_for_share_of_contrasted_inliers_lies_near_an_outlier(monkeypatch, cells, share):
+    labels = torch.zeros(1, 12, 12, dtype=torch.uint8)
+    labels[:, :2, :6] = OUTLIER  # 12 outliers, 28 near inliers
+    drawn = seen_by_the_contrast(monkeypatch, LossConfig(samples=12, near_share=share, cells=cells), labels)
+    near = near_outliers(labels).flatten()[drawn]
+    assert len(drawn) == len(set(drawn.tolist())) == 12
+    assert int(near.sum()) == round(12 * share)
+
+
+def test_where_all_inliers_are_near_the_contrast_still_has_as_many_as_outliers(monkeypatch):
+    labels = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    labels[:, 1:3, 1:3] = OUTLIER
+    assert len(seen_by_the_contrast(monkeypatch, LossConfig(samples=4, near_share=0.5), labels)) == 4
+
+
 def test_the_outlier_hinge_is_what_outliers_lack_of_the_margin_and_moves_them_alone():
     outliers = torch.tensor([2.0, 2.5, 9.0], requires_grad=True)
     inlier = torch.tensor(2.0, requires_grad=True)
@@ -203,6 +244,7 @@ def test_the_outlier_term_is_added_by_its_weight_and_its_gradient_lowers_the_out
         ({"outlier_margin": 0.0}, "outlier_margin"),
         ({"alpha": -1.0}, "alpha"),
         ({"cells": 1}, "cells"),
+        ({"near_share": 1.5}, "near_share"),
         ({"temperature": 0.0}, "temperature"),
         ({"samples": 1}, "samples"),
         ({"alpha": 0.0, "contrastive": "none"}, "nothing to fit"),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import FlowCLAS
+from flowclas_ros.model.fusion import near_outliers
 from flowclas_ros.training.distributed import (
     mean_of_shares,
     mean_over_processes,
@@ -20,6 +21,8 @@ from flowclas_ros.training.distributed import (
 from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, OUTLIER
 
 OUTLIER_SHARE = 0.25  # of a cell's pixels that make it an outlier
+NEAR_INLIER = 2  # an inlier cell near an outlier, where near_share tells them from the others
+NEAR_CELLS = 8  # one in so many of the inlier cells that are drawn is a near one
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class LossConfig:
             Khosla et al. 2020, eq. 2), or ``none`` for the likelihood alone.
         temperature: tau.
         samples: N, at most so many pixels of each set (inliers, outliers, auxiliary outliers) a batch.
+        near_share: share of the inlier pixels of the contrast set that are drawn from near an outlier
+            (``fusion.near_outliers``), where the features see it and most false alarms lie; 0: as chance has it.
         auxiliary: add the pixels of the auxiliary outlier images x_out to the contrast set.
         cells: the flow sees so many inlier cells of a batch, drawn at random, and at most a quarter as many outlier
             cells; null: all. Only for flows that look at one cell at a time; fits several times as fast, since
@@ -48,6 +53,7 @@ class LossConfig:
     contrastive: Literal["infonce", "supcon", "none"] = "infonce"
     temperature: float = 0.1
     samples: int = 512
+    near_share: float = 0.0
     auxiliary: bool = True
     cells: int | None = None
     outlier_weight: float = 0.0
@@ -62,6 +68,8 @@ class LossConfig:
             raise FlowclasError(f"loss.temperature is {self.temperature}; it must be above 0")
         if self.samples < 2:
             raise FlowclasError(f"loss.samples is {self.samples}; it must be at least 2")
+        if not 0 <= self.near_share <= 1:
+            raise FlowclasError(f"loss.near_share is {self.near_share}; it must be from 0 to 1")
         if self.cells is not None and self.cells < 2:
             raise FlowclasError(f"loss.cells is {self.cells}; it must be at least 2, or null for all")
         if self.outlier_weight < 0:
@@ -168,12 +176,28 @@ def _sample(rows: Tensor, count: int) -> Tensor:
     return rows[torch.randperm(rows.shape[0], device=rows.device)[:count]]
 
 
-def _draw_cells(features: Tensor, labels: Tensor, inliers: int, outliers: int) -> tuple[Tensor, Tensor]:
-    """At most so many cells of each kind of (B, C, h, w), labelled (B, h, w), in one row: (1, C, 1, N), (1, 1, N)."""
+def _draw_cells(features: Tensor, kinds: Tensor, counts: dict[int, int]) -> tuple[Tensor, Tensor]:
+    """At most so many cells of each kind of (B, C, h, w), kinds (B, h, w), in one row: (1, C, 1, N), (1, 1, N)."""
     rows = features.movedim(1, -1)
-    normal, foreign = _sample(rows[labels == INLIER], inliers), _sample(rows[labels == OUTLIER], outliers)
-    drawn = torch.cat([labels.new_full((len(normal),), INLIER), labels.new_full((len(foreign),), OUTLIER)])
-    return torch.cat([normal, foreign]).T[None, :, None], drawn[None, None]
+    drawn = {kind: _sample(rows[kinds == kind], count) for kind, count in counts.items()}
+    kept = torch.cat([kinds.new_full((len(cells),), kind) for kind, cells in drawn.items()])
+    return torch.cat(list(drawn.values())).T[None, :, None], kept[None, None]
+
+
+def _contrast_set(
+    projected: Tensor, kinds: Tensor, config: LossConfig, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """As many inliers as outliers of (B, h, w, P), near_share of them near an outlier: rows (N, P), labels (N,)."""
+    sets = {kind: projected[kinds == kind] for kind in (INLIER, NEAR_INLIER, OUTLIER)}
+    sizes = {kind: sizes_over_processes(rows) for kind, rows in sets.items()}
+    held = {kind: sum(size) for kind, size in sizes.items()}
+    count = min(config.samples, held[INLIER] + held[NEAR_INLIER], held[OUTLIER])
+    near = min(held[NEAR_INLIER], max(round(config.near_share * count), count - held[INLIER]))
+    counts = {INLIER: count - near, NEAR_INLIER: near, OUTLIER: count}
+    rows = [sample_over_processes(sets[kind], sizes[kind], counts[kind], generator) for kind in sets]
+    labels = kinds.new_zeros(count + rows[-1].shape[0])
+    labels[count:] = OUTLIER
+    return torch.cat(rows), labels
 
 
 def flowclas_loss(
@@ -200,10 +224,14 @@ def flowclas_loss(
         Scalars ``loss``, ``nll`` (inliers, nats per dimension), ``nll_outlier`` (to look at) and, unless off,
         ``contrastive`` and ``outlier_hinge``.
     """
+    kinds = labels.masked_fill(near_outliers(labels), NEAR_INLIER) if config.near_share else labels
     if config.cells is not None:
-        features, labels = _draw_cells(features, labels, config.cells, config.cells // 4)
+        near = config.cells // NEAR_CELLS if config.near_share else 0
+        counts = {INLIER: config.cells - near, NEAR_INLIER: near, OUTLIER: config.cells // 4}
+        features, kinds = _draw_cells(features, kinds, counts)
         if out_features is not None and out_labels is not None:
-            out_features, out_labels = _draw_cells(out_features, out_labels, 0, config.cells // 4)
+            out_features, out_labels = _draw_cells(out_features, out_labels, {OUTLIER: config.cells // 4})
+    labels = kinds.masked_fill(kinds == NEAR_INLIER, INLIER)
     z, log_det = model.latent(features)
     nll = model.nll_of_latent(z, log_det)
     inlier_nll = mean_inlier_nll(nll, labels)
@@ -219,17 +247,12 @@ def flowclas_loss(
     if config.contrastive == "none":
         return result
     projected = model.project(z).movedim(1, -1)
-    inliers, outliers = projected[labels == INLIER], projected[labels == OUTLIER]
-    sizes = [sizes_over_processes(rows) for rows in (inliers, outliers)]
-    count = min(config.samples, *map(sum, sizes))
-    inliers = sample_over_processes(inliers, sizes[0], count, generator)
-    outliers = sample_over_processes(outliers, sizes[1], count, generator)
+    anchors, anchor_labels = _contrast_set(projected, kinds, config, generator)
     extra = projected.new_zeros(0, projected.shape[-1])
     if config.auxiliary and out_features is not None and out_labels is not None:
         z_out, _ = model.latent(out_features)
         rows = model.project(z_out).movedim(1, -1)[out_labels == OUTLIER]
-        extra = sample_over_processes(rows, sizes_over_processes(rows), max(count, 1), generator)
-    anchor_labels = torch.cat([labels.new_zeros(inliers.shape[0]), labels.new_ones(outliers.shape[0])])
-    result["contrastive"] = contrastive_loss(torch.cat([inliers, outliers]), anchor_labels, extra, config)
+        extra = sample_over_processes(rows, sizes_over_processes(rows), max(len(anchors) // 2, 1), generator)
+    result["contrastive"] = contrastive_loss(anchors, anchor_labels, extra, config)
     result["loss"] = result["loss"] + result["contrastive"]
     return result

@@ -33,7 +33,7 @@ from flowclas_ros.training.trainer_setup import adamw
 
 BACKBONE = "model.backbone."
 INIT_BATCH = 32  # at most so many images start ActNorm: as many on several processes as on one
-MARGIN_SCENES = 48  # pasted training scenes that set the direction of the projection margin
+MARGIN_SCENES = 192  # pasted training scenes that set the margin's directions
 
 
 class FitModule(L.LightningModule):

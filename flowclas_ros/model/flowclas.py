@@ -15,7 +15,7 @@ from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
 from flowclas_ros.model.density import DiagonalGaussian
 from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flow_types import build_flow
-from flowclas_ros.model.fusion import MarginFusion
+from flowclas_ros.model.fusion import MarginFusion, Moments, near_outliers
 from flowclas_ros.model.segmentation import SegmentationHead, energy_entropy
 
 
@@ -27,8 +27,7 @@ class FlowCLASConfig:
         backbone: the frozen feature extractor.
         flow: the normalizing flow on its features.
         projection_dim: P, channels of the projection head that the contrastive loss uses; 0 for none.
-        margin_weight: weight of the projection margin in the score (``MarginFusion``); 0 is the published score, the
-            NLL alone.
+        margin_weight: weight of the margin in the score (``MarginFusion``); 0 is the published score, the NLL alone.
         classes: K, inlier classes of the segmentation head; 0 for none: the label-free track.
         score: what the score is built on: ``nll``, to which the weighted terms are added, or ``energy_entropy``, that
             of the class logits alone; the flow is not run then.
@@ -94,7 +93,8 @@ class FlowCLAS(nn.Module):
         self.flow = build_flow(channels, config.flow, self.backbone.sections)
         self.base = DiagonalGaussian(channels)
         self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
-        self.fusion = MarginFusion(config.projection_dim, config.margin_weight) if config.margin_weight else None
+        margin = (config.projection_dim, channels, config.margin_weight)
+        self.fusion = MarginFusion(*margin) if config.margin_weight else None
         self.segmentation = SegmentationHead(channels, config.classes) if config.classes else None
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
@@ -153,7 +153,7 @@ class FlowCLAS(nn.Module):
     def grid_score(self, features: Tensor) -> Tensor:
         """Anomaly score of features (B, C, h, w) on their grid: (B, h, w) float32, nats per dimension.
 
-        The NLL; with ``margin_weight`` fused with the projection margin (``MarginFusion``). The likelihood sees what is
+        The NLL; with ``margin_weight`` fused with the margin (``MarginFusion``). The likelihood sees what is
         rare, the margin what is foreign; together they leave fewer of both kinds of error.
         With ``energy_weight``, the energy-entropy score of the class logits is added (``SegmentationHead``); with
         ``score: energy_entropy`` it stands alone, in nats.
@@ -169,11 +169,11 @@ class FlowCLAS(nn.Module):
     def _likelihood_score(self, features: Tensor) -> Tensor:
         z, log_det = self.latent(features)
         nll = self.nll_of_latent(z, log_det).float()
-        return nll if self.fusion is None else self.fusion(nll, self.project(z))
+        return nll if self.fusion is None else self.fusion(nll, self.project(z), features)
 
     @torch.no_grad()
     def fit_margin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Set the fusion's direction and scales from labelled features; the flow and the head stay as they are.
+        """Set the fusion's directions and scales from labelled features; the flow and the head stay as they are.
 
         Args:
             batches: features (B, C, h, w) with labels (B, h, w), 0 inlier, 1 outlier, anything else ignored.
@@ -183,16 +183,17 @@ class FlowCLAS(nn.Module):
         """
         if self.fusion is None:
             raise FlowclasError("margin_weight is 0: this model's score is the NLL alone, there is no margin to fit")
-        inliers, outliers, nlls = [], [], []
+        inliers, near, outliers, nlls = Moments(), Moments(), Moments(), []
         for features, labels in batches:
             z, log_det = self.latent(features)
-            rows = self.project(z).movedim(1, -1)
-            inliers.append(rows[labels == 0])
-            outliers.append(rows[labels == 1])
+            rows = torch.cat([self.project(z), features], dim=1).movedim(1, -1)
+            inliers.add(rows[labels == 0])
+            near.add(rows[near_outliers(labels)])
+            outliers.add(rows[labels == 1])
             nlls.append(self.nll_of_latent(z, log_det).float()[labels == 0])
-        if not inliers:
-            raise FlowclasError("the projection margin needs inlier and outlier pixels, got no batch at all")
-        self.fusion.fit(torch.cat(inliers), torch.cat(outliers), torch.cat(nlls))
+        if not nlls:
+            raise FlowclasError("the margin needs inlier and outlier pixels, got no batch at all")
+        self.fusion.fit(inliers, near, outliers, torch.cat(nlls))
 
     @torch.no_grad()
     def fit_energy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

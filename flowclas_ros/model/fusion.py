@@ -1,18 +1,61 @@
-"""The score of likelihood and projection margin together: what is rare and what is foreign."""
+"""The score of likelihood and margin together: what is rare and what is foreign."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
 
+NEAR = 2  # cells around an outlier in which an inlier cell is a near one
+INLIER_WEIGHT = 3.0  # of the inliers' covariance beside the outliers': there are few objects, and they vary less
+RIDGE = 1e-6  # of the covariances' mean variance, so that constant channels do no harm
+
+
+def near_outliers(labels: Tensor) -> Tensor:
+    """Inlier cells within ``NEAR`` cells of an outlier: labels (B, h, w), 0 inlier, 1 outlier -> (B, h, w) bool.
+
+    A backbone sees far beyond a cell, so these look foreign although they are not: most false alarms lie there.
+    """
+    around = F.max_pool2d((labels == 1).float().unsqueeze(1), 2 * NEAR + 1, stride=1, padding=NEAR).squeeze(1)
+    return (around > 0) & (labels == 0)
+
+
+class Moments:
+    """Count, mean and covariance of rows (N, D) that come in parts, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
+
+    def add(self, rows: Tensor) -> None:
+        """Some more rows (N, D)."""
+        rows = rows.double()
+        self.count += rows.shape[0]
+        self._sum = self._sum + rows.sum(dim=0)
+        self._squares = self._squares + rows.T @ rows
+
+    @property
+    def mean(self) -> Tensor:
+        """(D,)."""
+        return torch.as_tensor(self._sum) / self.count
+
+    def scatter(self, centre: Tensor) -> Tensor:
+        """Mean outer product of the rows less ``centre`` (D,): (D, D); about their mean the covariance."""
+        shift = self.mean - centre
+        around_mean = torch.as_tensor(self._squares) / self.count - torch.outer(self.mean, self.mean)
+        return around_mean + torch.outer(shift, shift)
+
 
 class MarginFusion(nn.Module):
-    """Joins the NLL with the projection margin: how much nearer to the outliers' mean direction than to the inliers'.
+    """Joins the NLL with a margin: how much nearer a cell lies to the pasted outliers than to the inliers.
 
-    With c the median and s twice the median absolute deviation of the inliers' NLL, and m the margin in standard
-    deviations of the inliers,
+    The margin m is the mean of two, each in standard deviations of the inliers: that of the contrastive head's
+    projection along the line between the two means, and that of the backbone's features along Fisher's linear
+    discriminant (Fisher 1936), which few objects suffice to set. Inliers near an outlier count as much as all of them.
+    With c the median and s twice the median absolute deviation of the inliers' NLL,
 
         score = c + s (asinh((nll - c) / s) + weight * m).
 
@@ -21,44 +64,61 @@ class MarginFusion(nn.Module):
     """
 
     direction: Tensor
+    discriminant: Tensor
     offset: Tensor
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, dimensions: int, weight: float) -> None:
+    def __init__(self, dimensions: int, channels: int, weight: float) -> None:
         super().__init__()
         self.weight = weight
         self.register_buffer("direction", torch.zeros(dimensions))
+        self.register_buffer("discriminant", torch.zeros(channels))
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
 
-    def forward(self, nll: Tensor, projection: Tensor) -> Tensor:
-        """NLL (B, h, w) in nats per dimension, projections (B, P, h, w) -> score (B, h, w)."""
+    def forward(self, nll: Tensor, projection: Tensor, features: Tensor) -> Tensor:
+        """NLL (B, h, w) in nats per dimension, projections (B, P, h, w), features (B, C, h, w) -> score (B, h, w)."""
         # Not as an einsum under autocast: a product with a fixed direction is cheap, its rounding would show.
         margin = (projection * self.direction.view(1, -1, 1, 1)).sum(dim=1) - self.offset
+        margin = margin + (features * self.discriminant.view(1, -1, 1, 1)).sum(dim=1)
         return self.centre + self.spread * (torch.asinh((nll - self.centre) / self.spread) + self.weight * margin)
 
     @torch.no_grad()
-    def fit(self, inliers: Tensor, outliers: Tensor, inlier_nll: Tensor) -> None:
-        """Set direction and scales; the flow and the projection head stay as they are.
+    def fit(self, inliers: Moments, near: Moments, outliers: Moments, inlier_nll: Tensor) -> None:
+        """Set directions and scales; the flow and the projection head stay as they are.
 
         Args:
-            inliers: (N, P) projections of inlier pixels.
-            outliers: (M, P) projections of outlier pixels.
-            inlier_nll: (N,) their NLL, nats per dimension.
+            inliers: of inlier cells, projection and features side by side (P + C).
+            near: of those of them that lie near an outlier.
+            outliers: of outlier cells.
+            inlier_nll: (N,) of the inlier cells, nats per dimension.
 
         Raises:
             FlowclasError: fewer than two inliers, or no outlier.
         """
-        if inliers.shape[0] < 2 or outliers.shape[0] < 1:
-            raise FlowclasError(
-                f"the projection margin needs inlier and outlier pixels, got {inliers.shape[0]} and {outliers.shape[0]}"
-            )
-        direction = outliers.double().mean(dim=0) - inliers.double().mean(dim=0)
-        margins = inliers.double() @ direction
-        deviation = margins.std().clamp_min(1e-12)
-        self.direction.copy_(direction / deviation)
-        self.offset.copy_(margins.mean() / deviation)
+        if inliers.count < 2 or outliers.count < 1:
+            raise FlowclasError(f"the margin needs inlier and outlier pixels, got {inliers.count} and {outliers.count}")
+        groups = [inliers, near] if near.count else [inliers]
+        normal = torch.stack([group.mean for group in groups]).mean(dim=0)
+        difference = outliers.mean - normal
+        size = self.direction.shape[0]
+        scatter = INLIER_WEIGHT * torch.stack([group.scatter(normal) for group in groups]).mean(dim=0)
+        within = (scatter + outliers.scatter(outliers.mean))[size:, size:]
+        ridge = RIDGE * within.diagonal().mean() * torch.eye(within.shape[0], dtype=within.dtype, device=within.device)
+        between = F.pad(difference[:size], (0, within.shape[0]))
+        fisher = F.pad(torch.linalg.solve(within + ridge, difference[size:]), (size, 0))
+        covariance = inliers.scatter(inliers.mean)
+        unit = [line / (line @ covariance @ line).sqrt().clamp_min(1e-12) for line in (between, fisher)]
+        line = (unit[0] + unit[1]) / 2
+        self.direction.copy_(line[:size])
+        self.discriminant.copy_(line[size:])
+        self.offset.copy_(inliers.mean @ line)
         self.centre.copy_(inlier_nll.median())
         self.spread.copy_((2 * (inlier_nll - self.centre).abs().median()).clamp_min(1e-6))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Older checkpoints have the projection's margin alone, which is a discriminant of zeros."""
+        state_dict.setdefault(f"{prefix}discriminant", torch.zeros_like(self.discriminant))
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
