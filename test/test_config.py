@@ -115,7 +115,7 @@ def test_written_out_it_reads_back_equal(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_the_shipped_configurations_load(path, monkeypatch):
-    for name in ("FLOWCLAS_KIT", "SAMPLES", "CITYSCAPES", "COCO", "ALLO"):
+    for name in ("FLOWCLAS_KIT", "SAMPLES", "DOMAIN", "CITYSCAPES", "COCO", "ALLO"):
         monkeypatch.setenv(name, f"/data/{name}")
     load_config(path, cls=DistillConfig if "student" in yaml.safe_load(path.read_text()) else FitConfig)
 

@@ -92,9 +92,10 @@ def _photographed(folder: Path, kit: Path) -> None:
 
 
 def distill(work: Path, kit: Path) -> None:
-    """The backbone."""
-    if not (work / "student.safetensors").is_file():
-        _flowclas("distill", "--config", "config/training/sample_backbone.yaml", work=work, kit=kit)
+    """A backbone of each domain."""
+    for domain in samples.DOMAINS:
+        if not (work / domain / "student.safetensors").is_file():
+            _flowclas("distill", "--config", "config/training/sample_backbone.yaml", work=work, kit=kit, DOMAIN=domain)
 
 
 def fit(work: Path, kit: Path) -> None:
@@ -126,8 +127,8 @@ def install(work: Path, kit: Path) -> None:
             print(f"{samples.FOLDER / name}: {source.stat().st_size / 1e6:.1f} MB")
 
 
-def _flowclas(*arguments: str, work: Path, kit: Path) -> None:
-    environment = {**os.environ, "FLOWCLAS_KIT": str(kit), "SAMPLES": str(work), "PYTHONPATH": str(ROOT)}
+def _flowclas(*arguments: str, work: Path, kit: Path, **environment: str) -> None:
+    environment = {**os.environ, "FLOWCLAS_KIT": str(kit), "SAMPLES": str(work), "PYTHONPATH": str(ROOT), **environment}
     subprocess.run([sys.executable, "-m", "flowclas_ros.cli", *arguments], cwd=ROOT, env=environment, check=True)
 
 
