@@ -12,6 +12,7 @@ from flowclas_ros.training.distill_config import DistillConfig
 
 CONFIGS = sorted((Path(__file__).parent.parent / "config" / "training").glob("*.yaml"))
 NEEDED = ["--data.train", "[a]", "--data.outliers.cutouts", "b"]
+LABELLED = ["--model.classes", "3", "--data.labels.train", "[c]", "--loss.segmentation", "1"]
 
 
 def load(tmp_path: Path, text: str, *overrides: str):
@@ -75,6 +76,7 @@ def test_free_dictionaries_take_any_key(tmp_path):
         (["--model.flow.steps", "0"], "method gaussian"),
         (["--data.train", "[]"], "data.train names no folder"),
         (["--data.crop", "[64, 64]", "--model.short_side", "96"], "cannot go together"),
+        ([*LABELLED, "--data.exposed_val", "seen"], "data.exposed_val 'seen' has no class labels"),
     ],
 )
 def test_a_wrong_value_is_one_line_naming_the_option(overrides, text):
@@ -113,7 +115,7 @@ def test_written_out_it_reads_back_equal(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_the_shipped_configurations_load(path, monkeypatch):
-    for name in ("FLOWCLAS_KIT", "SAMPLES", "CITYSCAPES", "COCO", "ALLO"):
+    for name in ("FLOWCLAS_KIT", "SAMPLES", "DOMAIN", "CITYSCAPES", "COCO", "ALLO"):
         monkeypatch.setenv(name, f"/data/{name}")
     load_config(path, cls=DistillConfig if "student" in yaml.safe_load(path.read_text()) else FitConfig)
 

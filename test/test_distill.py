@@ -57,8 +57,15 @@ def distilled(folder: Path) -> dict:
 def test_student_learns_what_the_teacher_sees(distilled: dict) -> None:
     # The target has variance 1: a loss of 1 is what its mean alone would give.
     assert distilled["held_out_loss"] < 0.6
-    assert distilled["held_out_loss"] == min(distilled["held_out_losses"])
+    assert distilled["held_out_loss"] == min(one["imitation"] for one in distilled["held_out_losses"])
     assert len(distilled["held_out_losses"]) == 2
+
+
+def test_a_student_that_is_told_outliers_has_features_that_tell_them(distilled: dict, folder: Path) -> None:
+    overrides = ["--data.outliers.cutouts", str(folder / "cut"), "--outlier_weight", "10"]
+    path = distill(configured(folder, *overrides, "--output", str(folder / "told.safetensors")))
+    told = json.loads(path.with_suffix(".json").read_text())["held_out_losses"]
+    assert told[-1]["outliers"] < 0.8 * distilled["held_out_losses"][-1]["outliers"]
 
 
 def test_batch_norm_of_the_student_follows_the_images(distilled: dict) -> None:
@@ -107,6 +114,7 @@ def test_teacher_of_another_stride_is_brought_to_the_students_cells(folder: Path
         (["--dtype", "int8"], "dtype is int8"),
         (["--loss.alpha", "1"], "unknown option --loss.alpha"),
         (["--trainer.devices", "2"], "one device"),
+        (["--outlier_weight", "1"], "0 without data.outliers or data.exposed"),
     ],
 )
 def test_bad_options_are_told_in_one_line(folder: Path, overrides: list[str], message: str) -> None:

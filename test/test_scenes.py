@@ -95,21 +95,22 @@ def test_depth_and_pose_place_a_point_where_the_next_frame_sees_it(domain):
 
 
 @pytest.mark.parametrize("domain", scenes.DOMAINS)
-def test_fit_and_test_kinds_are_disjoint_and_many(domain):
+def test_kinds_to_fit_on_to_choose_by_and_to_test_on_are_disjoint_and_many(domain):
     objects = importlib.import_module(f"flowclas_ros.training.scenes.{domain}_objects")
-    assert not set(objects.FIT) & set(objects.TEST)
-    assert not set(objects.FIT.values()) & set(objects.TEST.values())
-    assert len(objects.FIT) + len(objects.TEST) >= 12
+    names = [*objects.FIT, *objects.VAL, *objects.TEST]
+    makers = [*objects.FIT.values(), *objects.VAL.values(), *objects.TEST.values()]
+    assert len(set(names)) == len(set(makers)) == len(makers) >= 24
 
 
-@pytest.mark.parametrize(("kinds", "held_out"), [("fit", "TEST"), ("test", "FIT")])
-def test_only_the_kinds_asked_for_are_made(monkeypatch, kinds, held_out):
+@pytest.mark.parametrize("kinds", scenes.ANOMALIES[1:])
+def test_only_the_kinds_asked_for_are_made(monkeypatch, kinds):
     from flowclas_ros.training.scenes import orbit_objects
 
     def forbidden(rng):
         raise AssertionError("a kind that was not asked for")
 
-    monkeypatch.setattr(orbit_objects, held_out, {name: forbidden for name in getattr(orbit_objects, held_out)})
+    for others in {"FIT", "VAL", "TEST"} - {kinds.upper()}:
+        monkeypatch.setattr(orbit_objects, others, {name: forbidden for name in getattr(orbit_objects, others)})
     assert len(scenes.cutouts("orbit", 0, 4, kinds=kinds)) == 4
     next(scenes.render("orbit", 5, frames=1, width=64, height=48, anomalies=kinds))
 
@@ -156,7 +157,7 @@ def test_a_new_scene_begins_after_twenty_seconds_and_stamps_go_on():
     ("change", "words"),
     [
         ({"domain": "sea"}, "scene 'sea' is not one of orbit, road"),
-        ({"anomalies": "all"}, "anomalies 'all' is not one of none, fit, test"),
+        ({"anomalies": "all"}, "anomalies 'all' is not one of none, fit, val, test"),
         ({"frames": 0}, "0 frames"),
         ({"seed": -1}, "seed -1"),
         ({"width": 9000}, "9000x240"),

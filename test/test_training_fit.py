@@ -20,7 +20,9 @@ from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
 from flowclas_ros.training import fit as fitting
+from flowclas_ros.training.calibrate import score_image
 from flowclas_ros.training.config_file import load_config
+from flowclas_ros.training.metrics import PixelMetrics
 from flowclas_ros.training.trainer_setup import lr_factor
 
 pytestmark = pytest.mark.timeout(180)
@@ -124,6 +126,22 @@ def test_a_fit_ends_in_a_calibrated_checkpoint_with_provenance(whole):
     assert cv2.imread(str(whole / "val_contact_sheet.png")).shape[1] > 900
     assert list((whole / "tensorboard").glob("events*"))
     assert_whole_files_only(whole)
+
+
+def test_scenes_that_hold_outliers_are_what_a_checkpoint_is_chosen_by_and_not_what_it_is_calibrated_on(root, whole):
+    image = cv2.imread(str(root / "val/000.png"))
+    mask = np.zeros(image.shape[:2], np.uint8)
+    image[20:44, 30:60], mask[20:44, 30:60] = (0, 255, 0), 1
+    for kind, picture in (("images", image), ("masks", mask)):
+        (root / "seen" / kind).mkdir(parents=True)
+        cv2.imwrite(str(root / "seen" / kind / "0.png"), picture)
+    path = fit(root, "chosen", "--data.exposed_val", str(root / "seen"))
+    ours, theirs = (load_checkpoint(p).header for p in (path, whole / "model.safetensors"))
+    score = score_image(load_checkpoint(path).model, image[..., ::-1].copy(), torch.device("cpu"))
+    metrics = PixelMetrics()
+    metrics.update(score, mask)
+    assert ours["provenance"]["metrics"]["val/auprc"] == pytest.approx(metrics.compute().auprc, abs=1e-3)
+    assert ours["calibration"]["pixels"] == theirs["calibration"]["pixels"]
 
 
 def test_the_resumable_state_leaves_the_frozen_backbone_out(whole):

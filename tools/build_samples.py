@@ -31,19 +31,23 @@ from flowclas_ros.training import scenes  # noqa: E402
 
 SIZE = (320, 240)  # pixels of the frames fitted on: width, height
 FRAMES, EVERY = 6, 10 / 3  # of a scene, and seconds from one to the next: 20 seconds in all
-FIT_SEEDS = range(0, 16)
-EXPOSED_SEEDS = range(100, 116)
-VAL_SEEDS = range(1000, 1008)  # chosen and calibrated on
+# splits: the seeds of their scenes, and the kinds of the foreign objects in them
+SPLITS = {
+    "val": (range(1000, 1016), "none"),  # calibrated on
+    "exposed_val": (range(1500, 1516), "val"),  # chosen on
+    "exposed": (range(100, 300), "fit"),
+    "fit": (range(0, 40), "none"),
+}
 BAG_SEED = 2000  # from here on seeds are for tests: benchmarks/samples.py takes those after it
-CUTOUTS = 48  # rendered objects of the kinds "fit", in each domain
+CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
 FREE = ("Attribution License", "No known copyright restrictions", "United States Government Work")
 
 
 def render(work: Path, kit: Path) -> None:
-    """Frames of many scenes with nothing foreign in them, of others with objects of the fit kinds, and those alone."""
+    """Frames of many scenes with nothing foreign in them, of others with foreign objects, and such objects alone."""
     jobs = [
-        (domain, seed, work / domain / split)
-        for split, seeds in (("val", VAL_SEEDS), ("fit", FIT_SEEDS), ("exposed", EXPOSED_SEEDS))
+        (domain, seed, work / domain / split, kinds)
+        for split, (seeds, kinds) in SPLITS.items()
         for seed in seeds
         for domain in samples.DOMAINS
     ]
@@ -58,19 +62,18 @@ def render(work: Path, kit: Path) -> None:
     for domain in samples.DOMAINS:
         folder = work / "cutouts" / domain
         if not folder.is_dir():
-            for number, rgba in enumerate(scenes.cutouts(domain, FIT_SEEDS[0], CUTOUTS, kinds="fit")):
+            for number, rgba in enumerate(scenes.cutouts(domain, 0, CUTOUTS, kinds="fit")):
                 write_png(folder / f"{domain}{number:03d}.png", rgba)
     _photographed(work / "cutouts" / "photographed", kit / "coco_cutouts")
 
 
-def _scene(domain: str, seed: int, folder: Path) -> None:
-    """A scene's frames into the folder; with objects and masks, into images/ and masks/, for the exposed ones."""
+def _scene(domain: str, seed: int, folder: Path, kinds: str) -> None:
+    """A scene's frames into the folder; where it holds foreign objects, into images/, and their masks into masks/."""
     width, height = SIZE
-    exposed = folder.name == "exposed"
+    exposed = kinds != "none"
     images = folder / "images" if exposed else folder
     if (images / f"s{seed:04d}_{FRAMES - 1:03d}.png").is_file():
         return
-    kinds = "fit" if exposed else "none"
     film = scenes.render(domain, seed, frames=FRAMES, width=width, height=height, fps=1 / EVERY, anomalies=kinds)
     for number, frame in enumerate(film):
         name = f"s{seed:04d}_{number:03d}.png"
@@ -89,9 +92,10 @@ def _photographed(folder: Path, kit: Path) -> None:
 
 
 def distill(work: Path, kit: Path) -> None:
-    """The backbone."""
-    if not (work / "student.safetensors").is_file():
-        _flowclas("distill", "--config", "config/training/sample_backbone.yaml", work=work, kit=kit)
+    """A backbone of each domain."""
+    for domain in samples.DOMAINS:
+        if not (work / domain / "student.safetensors").is_file():
+            _flowclas("distill", "--config", "config/training/sample_backbone.yaml", work=work, kit=kit, DOMAIN=domain)
 
 
 def fit(work: Path, kit: Path) -> None:
@@ -123,8 +127,8 @@ def install(work: Path, kit: Path) -> None:
             print(f"{samples.FOLDER / name}: {source.stat().st_size / 1e6:.1f} MB")
 
 
-def _flowclas(*arguments: str, work: Path, kit: Path) -> None:
-    environment = {**os.environ, "FLOWCLAS_KIT": str(kit), "SAMPLES": str(work), "PYTHONPATH": str(ROOT)}
+def _flowclas(*arguments: str, work: Path, kit: Path, **environment: str) -> None:
+    environment = {**os.environ, "FLOWCLAS_KIT": str(kit), "SAMPLES": str(work), "PYTHONPATH": str(ROOT), **environment}
     subprocess.run([sys.executable, "-m", "flowclas_ros.cli", *arguments], cwd=ROOT, env=environment, check=True)
 
 

@@ -107,15 +107,15 @@ def _sheet(
     metrics: dict[str, Any],
     device: torch.device,
 ) -> np.ndarray:
-    """Some validation scenes: as the model saw them, what was pasted, and the calibrated heat."""
+    """Some validation scenes: as the model saw them, what is foreign in them, and the calibrated heat."""
     scenes = validation_set(config, data)
     rows = []
     for index in np.unique(np.linspace(0, len(scenes) - 1, SHEET_ROWS).round().astype(int)):
         item = scenes[int(index)]
         image, label = item["image"].permute(1, 2, 0).numpy(), item["label"].numpy()
-        pasted = np.where((label == OUTLIER)[..., None], (255, 120, 0), image // 2).astype(np.uint8)
+        foreign = np.where((label == OUTLIER)[..., None], (255, 120, 0), image // 2).astype(np.uint8)
         heat = heat_image(calibration.heat(score_image(model, np.ascontiguousarray(image), device)))
-        rows.append([(data.val[int(index)].path.name, image), ("pasted", pasted), ("heat", heat)])
+        rows.append([(scenes.name(int(index)), image), ("foreign", foreign), ("heat", heat)])
     title = (
         f"{model.config.track} track, validation: AUPRC {metrics['val/auprc']:.3f}, FPR95 {metrics['val/fpr95']:.3f}"
     )

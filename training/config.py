@@ -92,6 +92,8 @@ class DataConfig:
         exposed: folder with images/ and masks/ (0 normal, 1 outlier, 255 ignored) of scenes that hold outliers, such as
             `flowclas simulate --format folder --anomalies fit` renders; trained on beside the pasted scenes, whole.
         exposed_share: share of the training images that come from there.
+        exposed_val: folder of such scenes to choose the checkpoint by, with outliers of other kinds; null: val's scenes
+            with objects pasted. Calibration takes val's in either case.
         crop: height and width in pixels of a training crop; null: the whole image.
         crop_scale: lowest and highest enlargement of the image before a crop is taken.
         flip: probability of a mirror image.
@@ -113,6 +115,7 @@ class DataConfig:
     outliers_val_share: float = 0.25
     exposed: str | None = None
     exposed_share: float = 0.5
+    exposed_val: str | None = None
     crop: tuple[int, int] | None = None
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
@@ -272,6 +275,11 @@ class FitConfig:
                 f"the label track needs all of model.classes (now {classes}), data.labels.train (now "
                 f"{len(labels.train)} folders) and loss.segmentation or loss.energy_entropy (now {loss.segmentation}, "
                 f"{loss.energy_entropy}); the label-free track none of them"
+            )
+        if classes and self.data.exposed_val is not None:
+            raise FlowclasError(
+                f"data.exposed_val '{self.data.exposed_val}' has no class labels, which the label track (model.classes "
+                f"{classes}) is validated on; leave it out, and val's scenes with objects pasted are used"
             )
         if labels.encoding == "cityscapes" and classes not in (0, 19):
             raise FlowclasError(f"model.classes is {classes}; with data.labels.encoding cityscapes it must be 19")

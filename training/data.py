@@ -18,9 +18,10 @@ from torch.utils.data import Dataset, Sampler
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.augment import augment, fit_into, jitter
-from flowclas_ros.training.benchmarks import Pair, inlier_images, pair_folders
+from flowclas_ros.training.benchmarks import inlier_images
 from flowclas_ros.training.config import DataConfig, FitConfig
 from flowclas_ros.training.corruptions import maybe_corrupt
+from flowclas_ros.training.exposed import ExposedDataset, to_tensor
 from flowclas_ros.training.labels import label_path, read_class_map
 from flowclas_ros.training.outlier_split import NoOutliers, hold_out
 from flowclas_ros.training.outliers import OutlierSource, open_outliers
@@ -138,7 +139,7 @@ class InlierDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = read_image(self.frames[index].path)
-        return {"image": _to_tensor(image), "label": torch.zeros(image.shape[:2], dtype=torch.uint8)}
+        return {"image": to_tensor(image), "label": torch.zeros(image.shape[:2], dtype=torch.uint8)}
 
 
 class MixDataset(Dataset[dict[str, Any]]):
@@ -165,9 +166,7 @@ class MixDataset(Dataset[dict[str, Any]]):
         self.frames, self.outliers = list(frames), outliers
         self.data, self.paste_config = data, paste_config
         self.seed, self.augment, self.auxiliary = seed, augment, auxiliary
-        self.exposed: list[Pair] = []
-        if augment and data.exposed is not None:
-            self.exposed = pair_folders(Path(data.exposed) / "images", Path(data.exposed) / "masks")
+        self.exposed = ExposedDataset(data.exposed) if augment and data.exposed is not None else None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -176,18 +175,18 @@ class MixDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (VALIDATION, key)
         rng = np.random.default_rng([self.seed, epoch, index])
         if self.exposed and rng.random() < self.data.exposed_share:
-            image, label, class_map = self._exposed(rng)
+            image, label, class_map = self._exposed(self.exposed, rng)
         else:
             image, label, class_map = self._pasted(index, rng)
         if self.augment:
             image = maybe_corrupt(image, self.data.corruptions, rng)  # the objects stand in the same weather
-        item = {"image": _to_tensor(image), "label": torch.from_numpy(label)}
+        item = {"image": to_tensor(image), "label": torch.from_numpy(label)}
         if class_map is not None:
             item["classes"] = torch.from_numpy(np.where(label == INLIER, class_map, IGNORE))
         if self.auxiliary:
             picture, inside = self.outliers.image(int(rng.integers(len(self.outliers))))
             picture, inside = fit_into(picture, inside, self.data.x_out_size)
-            item |= {"out_image": _to_tensor(picture), "out_label": torch.from_numpy(inside)}
+            item |= {"out_image": to_tensor(picture), "out_label": torch.from_numpy(inside)}
         return item
 
     def _read(self, frame: Frame) -> tuple[np.ndarray, np.ndarray | None]:
@@ -204,11 +203,13 @@ class MixDataset(Dataset[dict[str, Any]]):
         chosen = rng.integers(max(1, len(self.outliers)), size=count)
         return *paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng), class_map
 
-    def _exposed(self, rng: np.random.Generator) -> Item:
+    def name(self, index: int) -> str:
+        """The frame's file name."""
+        return self.frames[index].path.name
+
+    def _exposed(self, scenes: ExposedDataset, rng: np.random.Generator) -> Item:
         """A scene with outliers in it, mirrored and jittered as the others are; size and place stay as they are."""
-        pair = self.exposed[int(rng.integers(len(self.exposed)))]
-        image = read_image(pair.image)
-        label = pair.read_mask(image)
+        image, label = scenes.read(int(rng.integers(len(scenes))))
         if rng.random() < self.data.flip:
             image, label = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(label[:, ::-1])
         if self.data.jitter:
@@ -222,8 +223,12 @@ def training_set(config: FitConfig, data: FitData) -> MixDataset:
     return _mix(config, data.train, data.outliers, augment=True, auxiliary=auxiliary)
 
 
-def validation_set(config: FitConfig, data: FitData) -> MixDataset:
-    """Validation scenes as they are, with the same held-out objects pasted at the same places every time."""
+def validation_set(config: FitConfig, data: FitData) -> MixDataset | ExposedDataset:
+    """Scenes that hold outliers where there are some, or else the validation frames as they are, with the same held-out
+    objects pasted at the same places every time.
+    """
+    if config.data.exposed_val is not None:
+        return ExposedDataset(config.data.exposed_val)
     return _mix(config, data.val, data.outliers_val, augment=False, auxiliary=False)
 
 
@@ -252,10 +257,6 @@ def _pad(image: Tensor, label: Tensor, items: Sequence[dict[str, Any]], key: str
         return image, label
     padded = np.pad(image.numpy(), ((0, 0), (0, bottom), (0, right)), mode="edge")
     return torch.from_numpy(padded), torch.nn.functional.pad(label, (0, right, 0, bottom), value=IGNORE)
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):

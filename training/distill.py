@@ -3,39 +3,39 @@
 The student's map goes through a 1x1 linear adapter, which is thrown away afterwards, to the teacher's map with every
 channel brought to mean 0 and variance 1; the loss is the squared error. So the held-out loss reads as the share of
 the teacher's variance that the student leaves unexplained (FitNets, arXiv 1412.6550; EfficientAD, arXiv 2303.14535).
+With `outlier_weight` the student's features are also to tell outliers from inliers, by a linear map that is thrown away
+too: a student too small for all that the teacher knows then keeps what the task needs.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from flowclas_ros.detection.images import write_json
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
+from flowclas_ros.model.backbone import FrozenBackbone
 from flowclas_ros.model.device import resolve_device
 from flowclas_ros.progress import progress_bar
-from flowclas_ros.training.calibrate import describe, software
-from flowclas_ros.training.callbacks import FitProgress, WeightEma, whole_file
+from flowclas_ros.training.callbacks import FitProgress, WeightEma
 from flowclas_ros.training.config_file import parse_command
-from flowclas_ros.training.data import FitData, MixDataset, StepBatches, collate, open_data
+from flowclas_ros.training.data import FitData, Frame, MixDataset, StepBatches, collate, open_data
 from flowclas_ros.training.distill_config import DistillConfig
-from flowclas_ros.training.student_file import check_round_trip, timm_state
+from flowclas_ros.training.exposed import ExposedDataset
+from flowclas_ros.training.losses import IGNORE, OUTLIER, labels_to_grid
+from flowclas_ros.training.outliers import OutlierSource
+from flowclas_ros.training.student_file import check_round_trip, write_student
 from flowclas_ros.training.trainer_setup import adamw, hardware, quiet_lightning
 
 
@@ -94,11 +94,11 @@ def distill(config: DistillConfig) -> Path:
             trainer.validate(module, verbose=False)
     except SystemExit:  # Lightning's answer to KeyboardInterrupt
         raise KeyboardInterrupt from None
-    return _write(output, module, config, data)
+    return write_student(output, module, config, data)
 
 
 class Distillation(L.LightningModule):
-    """Trains a student backbone and the adapter; keeps the student of the lowest held-out loss in ``best``."""
+    """Trains a student backbone and what is thrown away; keeps the student of the lowest held-out loss in ``best``."""
 
     def __init__(self, config: DistillConfig, data: FitData) -> None:
         super().__init__()
@@ -110,8 +110,10 @@ class Distillation(L.LightningModule):
         self.standardise = nn.BatchNorm2d(self.teacher.channels, affine=False, momentum=None)
         self.precondition = nn.BatchNorm2d(self.student.channels, affine=False, momentum=None)
         self.adapter = nn.Conv2d(self.student.channels, self.teacher.channels, 1)
+        self.outlier_head = nn.Conv2d(self.student.channels, 1, 1)
+        self.outlier_head.requires_grad_(config.outlier_weight > 0)
         self.held_out: list[Tensor] = []
-        self.losses: list[float] = []
+        self.losses: list[dict[str, float]] = []  # held-out ones: total, imitation, outliers
         self.best: dict[str, Tensor] = {}
         self.validated_at = -1  # step
 
@@ -163,7 +165,7 @@ class Distillation(L.LightningModule):
 
     def _pairs(self, device: torch.device, name: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Feature maps of the student and the teacher, without gradients, over evenly spread training images."""
-        frames, dataset, size = self.data.train, self._dataset(train=True), self.config.data.batch_size
+        frames, dataset, size = self.data.train, self._training_set(), self.config.data.batch_size
         count = min(len(frames), self.config.trainer.init_frames)
         chosen = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)).tolist()
         starts = range(0, len(chosen), size)
@@ -183,35 +185,42 @@ class Distillation(L.LightningModule):
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
         return student.float(), self.teacher(x).float()
 
-    def loss(self, images: Tensor) -> Tensor:
-        """Mean squared error to the standardised teacher, of images (B, 3, H, W) uint8 RGB."""
+    def parts(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(3,) the loss and its terms: total, imitation, outliers; images (B, 3, H, W) uint8 RGB, labels (B, H, W)."""
         student, teacher = self.features(images)
         with torch.autocast(images.device.type, enabled=False):  # half precision would be most of a small error
-            return F.mse_loss(self.adapter(self.precondition(student)), self.standardise(teacher))
+            rows = self.precondition(student)
+            imitation = F.mse_loss(self.adapter(rows), self.standardise(teacher))
+            size, cells = (labels.shape[-2], labels.shape[-1]), (rows.shape[-2], rows.shape[-1])
+            grid = labels_to_grid(labels, size, cells, self.student.stride)
+            known = grid != IGNORE
+            logits, truth = self.outlier_head(rows).squeeze(1)[known], (grid[known] == OUTLIER).float()
+            outliers = F.binary_cross_entropy_with_logits(logits, truth)
+        return torch.stack([imitation + self.config.outlier_weight * outliers, imitation, outliers])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        loss = self.loss(batch["image"])
-        self.log("loss", loss.detach(), prog_bar=True)
-        return loss
+        parts = self.parts(batch["image"], batch["label"])
+        self.log("loss", parts[0].detach(), prog_bar=True)
+        return parts[0]
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
         self.held_out = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Collect the held-out loss."""
-        self.held_out.append(self.loss(batch["image"]) * len(batch["image"]))
+        """Collect the held-out losses."""
+        self.held_out.append(self.parts(batch["image"], batch["label"]))
 
     def on_validation_epoch_end(self) -> None:
         """Keep the student if it is the best so far. (An average of the weights is in their place by now.)"""
-        loss = float(torch.stack(self.held_out).sum()) / len(self.data.val)
-        if not np.isfinite(loss):
+        total, imitation, outliers = torch.stack(self.held_out).mean(0).tolist()
+        if not np.isfinite(total):
             raise FlowclasError("the held-out loss is not finite: the distillation diverged; lower optimiser.lr")
-        self.log("held_out", loss, prog_bar=True)
-        if not self.losses or loss < min(self.losses):
+        self.log("held_out", total, prog_bar=True)
+        if not self.losses or total < min(one["total"] for one in self.losses):
             self.best = {k: v.detach().cpu().clone() for k, v in self.student.model.state_dict().items()}
-        self.losses.append(loss)
+        self.losses.append({"total": total, "imitation": imitation, "outliers": outliers})
         self.validated_at = self.trainer.global_step
 
     def batches(self, start: int = 0) -> StepBatches:
@@ -226,59 +235,28 @@ class Distillation(L.LightningModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Lightning's hook."""
-        return self._loader(self._dataset(train=True), batch_sampler=self.batches())
+        return self._loader(self._training_set(), batch_sampler=self.batches())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Lightning's hook."""
-        return self._loader(self._dataset(train=False), batch_size=self.config.data.batch_size)
+        if self.config.data.exposed_val is not None:
+            dataset: Dataset[dict[str, Any]] = ExposedDataset(self.config.data.exposed_val)
+        else:
+            dataset = self._mix(self.data.val, self.data.outliers_val, augment=False)
+        return self._loader(dataset, batch_size=self.config.data.batch_size)
 
-    def _dataset(self, *, train: bool) -> MixDataset:
-        frames = self.data.train if train else self.data.val
-        outliers = self.data.outliers if train else self.data.outliers_val
+    def _training_set(self) -> MixDataset:
+        return self._mix(self.data.train, self.data.outliers, augment=True)
+
+    def _mix(self, frames: list[Frame], outliers: OutlierSource, *, augment: bool) -> MixDataset:
         config = self.config
-        return MixDataset(frames, outliers, config.data, config.paste, seed=config.seed, augment=train, auxiliary=False)
+        return MixDataset(
+            frames, outliers, config.data, config.paste, seed=config.seed, augment=augment, auxiliary=False
+        )
 
-    def _loader(self, dataset: MixDataset, **options: Any) -> DataLoader[dict[str, Any]]:
+    def _loader(self, dataset: Dataset[dict[str, Any]], **options: Any) -> DataLoader[dict[str, Any]]:
         workers = self.config.data.workers
         return DataLoader(dataset, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0, **options)
-
-
-def _write(output: Path, module: Distillation, config: DistillConfig, data: FitData) -> Path:
-    """Weights and sidecar of the best student, rounded to the file's numbers; its path."""
-    student = module.student.cpu()
-    state = module.best
-    if config.dtype == "fp16":
-        state = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
-    student.model.load_state_dict(state)
-    student.requires_grad_(False)
-    student.train()  # which for a FrozenBackbone means eval
-    tensors = timm_state(student)
-    if config.dtype == "fp16":
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-    about = {
-        "backbone": _plain(replace(config.student, weights=str(output))),
-        "held_out_loss": min(module.losses),
-        "held_out_losses": module.losses,
-        "teacher_sha256": module.teacher.content_sha256(),
-        "student_sha256": student.content_sha256(),
-        "config": _plain(config),
-        "data": {"train": describe(data.train), "val": describe(data.val), "outliers": len(data.outliers)},
-        **software(),
-    }
-    with whole_file(output) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"flowclas_distill": json.dumps(about)})
-    write_json(output.with_suffix(".json"), about)
-    print(
-        f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB): {1 - min(module.losses):.1%} of the teacher's "
-        "variance on held-out images; to fit on it, use as model.backbone:\n  "
-        + json.dumps({k: v for k, v in about["backbone"].items() if v not in (None, [], {})})
-    )
-    return output
-
-
-def _plain(config: DistillConfig | BackboneConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return plain
 
 
 def _millions(student: FrozenBackbone) -> str:

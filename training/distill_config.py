@@ -23,6 +23,8 @@ class DistillConfig:
         data: as in ``flowclas fit``, x_out_size apart. Any images do, the nearer to the robot's the better; outliers
             are optional, and what an object looks like is what the student learns from them.
         paste: how outliers are pasted.
+        outlier_weight: weight of telling outliers from inliers, cell by cell, by a linear map of the student's features
+            (cross-entropy), beside the imitation; 0: imitation alone.
         optimiser: learning rate and schedule.
         trainer: duration and device; as in ``flowclas fit``, save_every and log_every apart, on one device.
         dtype: of the file's numbers; fp16 halves the file.
@@ -34,6 +36,7 @@ class DistillConfig:
     student: BackboneConfig = field(default_factory=lambda: BackboneConfig("mobilenetv2_050", "random"))
     data: DataConfig = field(default_factory=DataConfig)
     paste: PasteConfig = field(default_factory=PasteConfig)
+    outlier_weight: float = 0.0
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(lr=2e-3, weight_decay=0.01))
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     dtype: Literal["fp32", "fp16"] = "fp32"
@@ -46,6 +49,11 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if not self.data.train:
             raise FlowclasError("data.train names no folder of images; give at least one")
+        if self.outlier_weight < 0 or (self.outlier_weight and not (self.data.outliers.given or self.data.exposed)):
+            raise FlowclasError(
+                f"outlier_weight is {self.outlier_weight}; it must be 0 or more, and 0 without data.outliers or "
+                "data.exposed"
+            )
         if not self.output.endswith(".safetensors"):
             raise FlowclasError(f"output is '{self.output}'; it must end in .safetensors")
         if not 0 <= self.seed < 2**31:

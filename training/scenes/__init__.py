@@ -2,8 +2,9 @@
 
     for frame in scenes.render("orbit", seed=3, frames=100, anomalies="test"): frame.image, frame.mask
 
-Objects of the kinds "fit" may be used in fitting, as `cutouts`; those of the kinds "test" never, so that a detector is
-tested on what it has not seen. MuJoCo renders (extra `sim`), without a display through EGL or OSMesa.
+Objects of the kinds "fit" may be used in fitting, as `cutouts`; those of the kinds "val" to choose by, and those of the
+kinds "test" for neither, so that a detector is chosen and tested on what it has not seen. MuJoCo renders (extra `sim`),
+without a display through EGL or OSMesa.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from flowclas_ros.training.scenes.film import SceneFrame
 
 DOMAINS = ("orbit", "road")
-ANOMALIES = ("none", "fit", "test")
+ANOMALIES = ("none", "fit", "val", "test")
 SIZES = (16, 4096)  # px, least and most of a side
 
 
@@ -61,11 +62,11 @@ def render(
 
 
 def cutouts(domain: str, seed: int, count: int, *, kinds: str) -> list[np.ndarray]:
-    """Objects of the domain's "fit" or "test" kinds, each alone in its own light: (h, w, 4) uint8 RGBA.
+    """Objects of the domain's "fit", "val" or "test" kinds, each alone in its own light: (h, w, 4) uint8 RGBA.
 
     Raises FlowclasError as `render` does.
     """
-    _check(domain, seed, count, kinds in ANOMALIES[1:], f"kinds '{kinds}' is neither fit nor test")
+    _check(domain, seed, count, kinds in ANOMALIES[1:], f"kinds '{kinds}' is not one of fit, val, test")
     from flowclas_ros.training.scenes.episodes import cut_out
 
     return cut_out(domain, seed, count, kinds)

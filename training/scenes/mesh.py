@@ -175,7 +175,7 @@ def extrude(outline: Sequence[tuple[float, float]], width: float, taper: float =
     for i in range(len(points)):
         j = (i + 1) % len(points)
         centre = np.array([middle[0], 0, middle[1]])
-        pieces.append(_flat(np.array([right[i], left[i], left[j], right[j]])[::-1]))
+        pieces.append(_flat(np.array([right[i], left[i], left[j], right[j]])))
         pieces.append(_flat(np.array([right[i], right[j], centre - [0, half.mean(), 0]])))
         pieces.append(_flat(np.array([left[j], left[i], centre + [0, half.mean(), 0]])))
     return join(pieces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flowclas_ros.training.scenes import compounds
 from flowclas_ros.training.scenes import mesh as m
 from flowclas_ros.training.scenes import textures as tex
 from flowclas_ros.training.scenes.world import Look, Parts
@@ -231,5 +232,6 @@ def small_satellite(rng: np.random.Generator) -> Parts:
     return [*parts, (m.cylinder(0.07, 0.06).at(z=0.26), GLASS)]
 
 
-FIT = {f.__name__: f for f in (wrench, hammer, bolt, tool_bag, canister, foil_sheet, bracket, strut, circuit_box)}
+FIT = {f.__name__: f for f in (wrench, bolt, canister, foil_sheet, bracket, strut)} | compounds.KINDS
+VAL = {f.__name__: f for f in (hammer, tool_bag, circuit_box)}
 TEST = {f.__name__: f for f in (cell_shard, drill, tank, camera, cable_coil, dish, small_satellite)}

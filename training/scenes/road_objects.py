@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flowclas_ros.training.scenes import compounds
 from flowclas_ros.training.scenes import mesh as m
 from flowclas_ros.training.scenes import textures as tex
 from flowclas_ros.training.scenes.mesh import Mesh
@@ -249,5 +250,6 @@ def _seat(cloth: Look, width: float) -> Parts:
     ]
 
 
-FIT = {f.__name__: f for f in (crate, barrel, suitcase, dog, armchair, table, pallet, gas_bottle, boulder)}
+FIT = {f.__name__: f for f in (crate, barrel, armchair, table, gas_bottle, boulder)} | compounds.KINDS
+VAL = {f.__name__: f for f in (suitcase, dog, pallet)}
 TEST = {f.__name__: f for f in (wheel, cardboard_boxes, deer, sofa, fridge, ladder, mattress, wheelbarrow)}
