@@ -83,7 +83,9 @@ def test_class_maps_follow_crop_mirror_and_paste(root):
     data = DataConfig(crop=(48, 48), flip=0.5, labels=LabelConfig(), x_out_size=(32, 32))
     frames = list_frames([str(root / "images/train")], data, [str(root / "labels/train")])
     options = {"seed": 1, "augment": True, "auxiliary": False, "classes": 4}
-    dataset = MixDataset(frames, CutoutFolder(root / "cut"), data, PasteConfig(feather=0), **options)
+    dataset = MixDataset(
+        frames, CutoutFolder(root / "cut"), data, PasteConfig(feather=0, softness=0, recompress=None), **options
+    )
     batch = collate([dataset[(epoch, i)] for epoch in range(3) for i in range(8)])
     plain = batch["label"] == 0
     assert (batch["classes"][~plain] == IGNORE).all()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from flowclas_ros.detection.images import through_jpeg
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.augment import augment, fit_into
 from flowclas_ros.training.config import DataConfig
@@ -22,7 +23,7 @@ from flowclas_ros.training.data import (
 )
 from flowclas_ros.training.losses import LossConfig, flowclas_loss, labels_to_grid
 from flowclas_ros.training.outliers import CutoutFolder
-from flowclas_ros.training.pseudo_outliers import PasteConfig
+from flowclas_ros.training.pseudo_outliers import PasteConfig, paste
 
 
 @pytest.fixture
@@ -38,9 +39,9 @@ def scenes(tmp_path):
     return tmp_path
 
 
-def mix(root, exposed=None, **options):
+def mix(root, exposed=None, recompress=None, **options):
     data = DataConfig(x_out_size=(32, 40), jitter=0.2, exposed=exposed, exposed_share=0.5)
-    paste = PasteConfig(min_size=0.3, max_size=0.6)
+    paste = PasteConfig(min_size=0.3, max_size=0.6, recompress=recompress)
     settings = {"seed": 5, "augment": True, "auxiliary": True} | options
     return MixDataset(list_frames([str(root / "in")], data), CutoutFolder(root / "cut"), data, paste, **settings)
 
@@ -85,6 +86,29 @@ def test_validation_pastes_are_the_same_every_time_and_leave_the_scene_unaugment
     plain = cv2.imread(str(dataset.frames[3].path))[..., ::-1]
     untouched = cv2.erode((one["label"].numpy() == 0).astype(np.uint8), np.ones((9, 9))) == 1
     np.testing.assert_array_equal(one["image"].permute(1, 2, 0).numpy()[untouched], plain[untouched])
+
+
+@pytest.mark.parametrize(("softness", "sharp"), [(0.0, 40), (3.0, 24)])
+def test_pasted_objects_are_as_sharp_as_they_came_but_for_the_share_that_is_blurred(softness, sharp):
+    """Were all of them blurred by their soft edge, blur would be what is learned."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    cutout = np.dstack([noise, np.full((60, 60), 255, np.uint8)])
+    plain = {"exposure": 0.0, "jitter": 0.0, "max_rotation": 0.0, "flip": 0.0, "feather": 0.7}
+    config = PasteConfig(min_size=0.6, max_size=0.6, softness=softness, **plain)  # 60 of 100 px: as it came
+    own, count = noise.astype(np.float32).std(), 0
+    for _ in range(40):
+        image, labels = paste(np.full((100, 100, 3), 127, np.uint8), [cutout], config, rng)
+        inside = cv2.erode((labels == 1).astype(np.uint8), np.ones((11, 11))) == 1
+        count += bool(image[inside].std() > 0.9 * own)
+    assert abs(count - sharp) <= (0 if softness == 0 else 9)
+
+
+def test_a_pasted_scene_is_compressed_again_with_all_that_is_in_it(scenes):
+    plain, again = (mix(scenes, augment=False, auxiliary=False, recompress=q)[3] for q in (None, (80, 80)))
+    assert torch.equal(plain["label"], again["label"])
+    image = np.ascontiguousarray(plain["image"].permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(again["image"].permute(1, 2, 0).numpy(), through_jpeg(image, 80))
 
 
 def test_scenes_that_hold_outliers_are_trained_on_beside_pasted_ones_with_their_own_masks(scenes):

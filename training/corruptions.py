@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flowclas_ros.detection.images import through_jpeg
 from flowclas_ros.errors import FlowclasError
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -178,9 +179,7 @@ def _exposure(image: Float, level: int, rng: np.random.Generator) -> Float:
 def _jpeg(image: Float, level: int, rng: np.random.Generator) -> Float:
     """Coded at the qualities of ImageNet-C."""
     quality = (25, 18, 15, 10, 7)[level]
-    pixels = np.rint(image[..., ::-1] * 255).astype(np.uint8)
-    _, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.float32)[..., ::-1] / np.float32(255)
+    return through_jpeg(np.rint(image * 255).astype(np.uint8), quality).astype(np.float32) / np.float32(255)
 
 
 # ------------------------------------------------------------------------------------------------ what they share

@@ -25,7 +25,7 @@ from flowclas_ros.training.exposed import ExposedDataset, to_tensor
 from flowclas_ros.training.labels import label_path, read_class_map
 from flowclas_ros.training.outlier_split import NoOutliers, hold_out
 from flowclas_ros.training.outliers import OutlierSource, open_outliers
-from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, PasteConfig, draw_count, paste
+from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, PasteConfig, draw_count, paste, recompress
 
 # Stands where an epoch's number does: validation pastes the same objects each time, as no training epoch does.
 VALIDATION = 2**31 - 1
@@ -201,7 +201,8 @@ class MixDataset(Dataset[dict[str, Any]]):
             image, class_map = augment(image, self.data, rng, class_map)
         count = draw_count(self.paste_config, rng) if len(self.outliers) else 0
         chosen = rng.integers(max(1, len(self.outliers)), size=count)
-        return *paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng), class_map
+        image, label = paste(image, [self.outliers.cutout(int(i)) for i in chosen], self.paste_config, rng)
+        return recompress(image, self.paste_config, rng) if count else image, label, class_map
 
     def name(self, index: int) -> str:
         """The frame's file name."""

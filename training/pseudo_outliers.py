@@ -9,11 +9,14 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from flowclas_ros.detection.images import through_jpeg
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.harmonise import draw_depth, match_colours, size_range, soften_edge
 
 Array = np.ndarray
 INLIER, OUTLIER, IGNORE = 0, 1, 255
+SOFT_SHARE = 0.4  # of the objects that are blurred
+FILL = 3.0  # px
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,11 @@ class PasteConfig:
         min_size, max_size: an object's longer side as a share of the scene's shorter side, drawn log-uniformly.
         flip: probability of a horizontal flip.
         max_rotation: degrees either way.
-        feather: blur of the object's edge, sigma in pixels of the scene.
+        feather: blur of the object's edge alone, sigma in pixels of the scene; from half to twice of this is drawn.
+        softness: largest blur of the object itself, sigma in pixels of the scene; two objects in five get one. Were all
+            pasted objects a little softer than their scene, or all a little sharper, that is what would be learned.
+        recompress: lowest and highest JPEG quality, 1 to 100, at which the pasted scene is compressed again, objects
+            and all; null: never.
         exposure: how far the object's brightness and colour move towards the scene around it: 0 stays, 1 meets it.
         jitter: random gain of brightness and colour, as a share either way.
         recolour: probability that an object's hue and saturation are changed, up to its opposite colour: the same
@@ -47,6 +54,8 @@ class PasteConfig:
     flip: float = 0.5
     max_rotation: float = 15.0
     feather: float = 0.7
+    softness: float = 1.0
+    recompress: tuple[int, int] | None = (80, 96)
     exposure: float = 0.5
     jitter: float = 0.2
     recolour: float = 0.0
@@ -69,8 +78,12 @@ class PasteConfig:
                 raise FlowclasError(f"paste.{name} is {getattr(self, name)}; it must lie in 0..1")
         if self.style == "harmonised" and self.horizon > 0.95:
             raise FlowclasError(f"paste.horizon is {self.horizon}; with style harmonised it must be at most 0.95")
-        if self.feather < 0 or self.max_rotation < 0:
-            raise FlowclasError("paste.feather and paste.max_rotation must be 0 or more")
+        if min(self.feather, self.softness, self.max_rotation) < 0:
+            raise FlowclasError("paste.feather, paste.softness and paste.max_rotation must be 0 or more")
+        if self.recompress is not None and not 1 <= self.recompress[0] <= self.recompress[1] <= 100:
+            raise FlowclasError(
+                f"paste.recompress is {list(self.recompress)}; it must be two qualities from 1 to 100, the lower first"
+            )
 
 
 def paste(scene: Array, cutouts: Sequence[Array], config: PasteConfig, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -119,7 +132,7 @@ def _transform(cutout: Array, low: float, high: float, config: PasteConfig, rng:
     height, width = cutout.shape[:2]
     factor = side / max(height, width)
     angle = float(rng.uniform(-config.max_rotation, config.max_rotation))
-    margin = 2 + int(3 * config.feather)
+    margin = 2 + int(6 * config.feather)
     cos, sin = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
     out_w = int(np.ceil(factor * (width * cos + height * sin))) + 2 * margin
     out_h = int(np.ceil(factor * (width * sin + height * cos))) + 2 * margin
@@ -135,11 +148,33 @@ def _transform(cutout: Array, low: float, high: float, config: PasteConfig, rng:
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, factor)
     matrix[:, 2] += (out_w - width) / 2, (out_h - height) / 2
     rgba = cv2.warpAffine(rgba, matrix, (out_w, out_h), flags=cv2.INTER_LINEAR)
-    if config.feather:
-        rgba = cv2.GaussianBlur(rgba, (0, 0), config.feather)
+    rgba = _soften(rgba, config, rng)
     if config.style == "harmonised":
         rgba = soften_edge(rgba)
     return rgba if rgba[..., 3].max() > 0.5 else None
+
+
+def _soften(rgba: Array, config: PasteConfig, rng: np.random.Generator) -> Array:
+    """A soft edge, and at times a soft object: (h, w, 4) float32, premultiplied before and after."""
+    alpha = rgba[..., 3:]
+    around = cv2.GaussianBlur(rgba, (0, 0), FILL)  # colours to go on with under the edge, where the object has none
+    filled = around[..., :3] / np.maximum(around[..., 3:], 1e-3)
+    colour = np.where(alpha > 0.9, rgba[..., :3] / np.maximum(alpha, 1e-3), filled)
+    blur = config.softness * rng.uniform(0.3, 1)
+    if rng.random() < SOFT_SHARE and blur > 0:
+        colour = cv2.GaussianBlur(colour, (0, 0), blur)
+    edge = config.feather * rng.uniform(0.5, 2)
+    if edge > 0:
+        alpha = cv2.GaussianBlur(alpha, (0, 0), edge)[..., None]
+    return np.dstack([colour * alpha, alpha]).astype(np.float32)
+
+
+def recompress(image: Array, config: PasteConfig, rng: np.random.Generator) -> Array:
+    """The scene (H, W, 3) uint8 as a camera would send it: what was pasted is compressed like what was there."""
+    if config.recompress is None:
+        return image
+    low, high = config.recompress
+    return through_jpeg(image, int(rng.integers(low, high + 1)))
 
 
 def _fragment(cutout: Array, rng: np.random.Generator) -> Array:

@@ -105,6 +105,12 @@ def decode_image(data: bytes, name: str) -> RGB:
     return _to_rgb(_load(io.BytesIO(data), name), name)
 
 
+def through_jpeg(image: RGB, quality: int) -> RGB:
+    """(H,W,3) uint8 RGB as it comes out of JPEG at a quality from 1 to 100."""
+    data = _encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return decode_image(data, "JPEG")
+
+
 def write_png(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
     """Write (H,W), (H,W,3) RGB or (H,W,4) RGBA uint8 as PNG. Raises FlowclasError when it cannot be written."""
     order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
