@@ -1,0 +1,108 @@
+"""The score of likelihood and margin together: its formula, its parts, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig
+from flowclas_ros.model.fusion import MarginFusion, Moments, near_outliers
+
+
+def margin_model() -> tuple[FlowCLAS, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    backbone = BackboneConfig("mobilenetv2_100", "random", layers=(2, 3, 4), stride=16)
+    flow = FlowConfig(2, hidden_ratio=0.1, whitening=False)
+    model = FlowCLAS(FlowCLASConfig(backbone, flow, projection_dim=16, margin_weight=1.0)).eval()
+    model.flow.initialise([(model.features(torch.rand(8, 3, 160, 160)), None)])
+    features = model.features(torch.rand(2, 3, 160, 160))
+    labels = torch.zeros(2, 10, 10, dtype=torch.uint8)
+    labels[:, :3], labels[:, 9] = 1, 255
+    features[:, :40, :3] += 3 * features.std()
+    return model, features, labels
+
+
+def test_fused_score_is_its_formula():
+    model, features, labels = margin_model()
+    model.fit_margin([(features[:1], labels[:1]), (features[1:], labels[1:])])
+    nll, score, fusion = model.nll(features), model.grid_score(features), model.fusion
+    centre = nll[labels == 0].median()
+    spread = 2 * (nll[labels == 0] - centre).abs().median()
+    margin = (score - centre) / spread - torch.asinh((nll - centre) / spread)
+    assert torch.allclose(fusion.centre, centre) and torch.allclose(fusion.spread, spread, rtol=1e-4)
+    assert float(margin[labels == 0].mean().detach()) == pytest.approx(0, abs=1e-3)
+    assert 0.5 < float(margin[labels == 0].std().detach()) <= 1  # the mean of two margins of deviation 1
+    assert margin[labels == 1].mean() > margin[labels == 0].mean() + margin[labels == 0].std()
+
+
+def test_both_margins_have_a_part_in_the_fused_score():
+    model, features, labels = margin_model()
+    model.fit_margin([(features, labels)])
+    rows, fusion = features.movedim(1, -1), model.fusion
+    head = model.project(model.latent(features)[0]).movedim(1, -1) @ fusion.direction
+    fisher = rows @ fusion.discriminant
+    for part in (head, fisher):  # each counts half, in standard deviations of the inliers
+        assert float(part[labels == 0].std(correction=0).detach()) == pytest.approx(0.5, rel=1e-2)
+        assert part[labels == 1].mean() > part[labels == 0].mean()
+
+
+def test_the_discriminant_is_fishers_and_near_inliers_count_as_much_as_all():
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randn(200, 3, generator=generator).double() * torch.tensor([1.0, 2.0, 0.5]) for _ in range(3)]
+    far, near, out = (rows + shift for rows, shift in zip(draws, (0.0, 0.5, 2.0), strict=True))
+    fusion, moments = MarginFusion(0, 3, weight=1.0), [Moments() for _ in range(3)]
+    for moment, rows in zip(moments, (torch.cat([far, near]), near, out), strict=True):
+        moment.add(rows[:50])
+        moment.add(rows[50:])
+    fusion.fit(*moments, torch.randn(400, generator=generator))
+    inliers = torch.cat([far, near])
+    normal = (inliers.mean(0) + near.mean(0)) / 2
+    scatter = sum((rows - normal).T @ (rows - normal) / len(rows) for rows in (inliers, near)) / 2
+    expected = torch.linalg.solve(out.T.cov(correction=0) + 3 * scatter, out.mean(0) - normal)
+    cosine = torch.nn.functional.cosine_similarity(fusion.discriminant.double(), expected, dim=0)
+    assert float(cosine) == pytest.approx(1, abs=1e-5)
+
+
+def test_near_inliers_lie_within_two_cells_of_an_outlier_and_are_no_outliers_themselves():
+    labels = torch.zeros(1, 7, 9, dtype=torch.uint8)
+    labels[0, 3, 4], labels[0, 3, 5] = 1, 255
+    near = near_outliers(labels)[0]
+    expected = torch.zeros(7, 9, dtype=torch.bool)
+    expected[1:6, 2:7] = True
+    expected[3, 4] = expected[3, 5] = False
+    assert torch.equal(near, expected)
+
+
+def test_a_fusion_stored_without_a_discriminant_is_the_projections_margin_alone():
+    fusion, older = MarginFusion(4, 3, weight=1.0), MarginFusion(4, 3, weight=1.0)
+    nn.init.ones_(older.direction)
+    fusion.load_state_dict({k: v for k, v in older.state_dict().items() if k != "discriminant"})
+    nll, projection, features = torch.rand(1, 5, 5), torch.rand(1, 4, 5, 5), torch.rand(1, 3, 5, 5)
+    assert torch.equal(fusion(nll, projection, features), older(nll, projection, torch.zeros_like(features)))
+
+
+def test_fused_score_without_margin_keeps_the_order_of_the_nll():
+    fusion = MarginFusion(4, 3, weight=1.0)
+    nll = torch.linspace(-3, 50, 100).view(1, 10, 10)
+    score = fusion(nll, torch.zeros(1, 4, 10, 10), torch.zeros(1, 3, 10, 10))
+    assert (score.flatten().diff() > 0).all()
+
+
+def test_centred_scores_do_not_move_with_the_frame_but_with_what_stands_out_of_it():
+    plain, centred = (MarginFusion(4, 3, weight=1.0, centred=value) for value in (False, True))
+    for fusion in (plain, centred):
+        nn.init.ones_(fusion.discriminant)
+    nll, projection, features = torch.rand(2, 9, 9), torch.zeros(2, 4, 9, 9), torch.zeros(2, 3, 9, 9)
+    before, score = plain(nll, projection, features), centred(nll, projection, features)
+    medians = before.flatten(1).median(dim=1).values.view(2, 1, 1)
+    torch.testing.assert_close(score, before - medians)
+    haze = torch.tensor([1.0, -0.5]).view(2, 1, 1, 1)  # moves the frames by 3 and by -1.5 spreads
+    torch.testing.assert_close(centred(nll, projection, features + haze), score)
+    dark = centred(nll, projection, features + 4.0)  # by 12: that is no weather
+    torch.testing.assert_close(dark, before + 12 - 8)
+
+
+def test_margin_without_outliers_is_refused():
+    model, features, labels = margin_model()
+    with pytest.raises(FlowclasError, match="needs inlier and outlier pixels"):
+        model.fit_margin([(features, labels * 0)])
