@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from fit_rows import run_flowclas
 from record import ROOT, kit_folder
 
 from flowclas_ros.detection.images import read_image
@@ -30,10 +28,9 @@ def fit_gaussian(cache: Path) -> Path:
     """The Gaussian of kit_road.yaml, fitted unless `cache` holds it."""
     path = cache / "gaussian" / "model.safetensors"
     if not path.is_file():
-        environment = {**os.environ, "FLOWCLAS_KIT": str(kit_folder()), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "flowclas_ros.cli", "fit", "--method", "gaussian", "--output", path.parent]
         config = ROOT / "config" / "training" / "kit_road.yaml"
-        subprocess.run([*map(str, command), "--config", str(config)], env=environment, check=True)
+        fit = ["fit", "--config", str(config), "--method", "gaussian", "--output", str(path.parent)]
+        run_flowclas(fit, kit_folder())
     return path
 
 

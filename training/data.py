@@ -23,7 +23,7 @@ from flowclas_ros.training.config import DataConfig, FitConfig
 from flowclas_ros.training.corruptions import maybe_corrupt
 from flowclas_ros.training.exposed import ExposedDataset, to_tensor
 from flowclas_ros.training.labels import label_path, read_class_map
-from flowclas_ros.training.outlier_split import NoOutliers, hold_out
+from flowclas_ros.training.outlier_split import NoOutliers, draw_share, hold_out
 from flowclas_ros.training.outliers import OutlierSource, open_outliers
 from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, PasteConfig, draw_count, paste, recompress
 
@@ -122,9 +122,7 @@ def hold_out_scenes(frames: Sequence[Frame], share: float, seed: int) -> tuple[l
             f"data.train holds one scene only ('{scenes[0]}'), so none can be held out for validation; "
             "give data.val, or cut the sequence with data.scene_block"
         )
-    count = min(max(1, round(share * len(scenes))), len(scenes) - 1)
-    order = np.random.default_rng(seed).permutation(len(scenes))
-    held = {scenes[i] for i in order[:count]}
+    held = draw_share(scenes, share, seed)
     return [f for f in frames if f.scene not in held], [f for f in frames if f.scene in held]
 
 

@@ -159,11 +159,9 @@ def _model_config(config: FitConfig) -> Any:
         return replace(model, flow=replace(model.flow, steps=0, whitening=True), **plain)
     if not config.loss.fits_flow:  # the classes alone
         model = replace(model, flow=FlowConfig(steps=0))
-    return (
-        replace(model, projection_dim=0, margin_weight=0.0, centred=False)
-        if config.loss.contrastive == "none"
-        else model
-    )
+    if config.loss.contrastive == "none":
+        model = replace(model, projection_dim=0, margin_weight=0.0, centred=False)
+    return model
 
 
 def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch.device) -> None:

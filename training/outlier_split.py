@@ -39,6 +39,13 @@ class NoOutliers(SomeOutliers):
         super().__init__(self, [])
 
 
+def draw_share(names: Sequence[str], share: float, seed: int) -> set[str]:
+    """About ``share`` of two or more names: at least one, and never all."""
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return {names[i] for i in order[:count]}
+
+
 def hold_out(source: OutlierSource, share: float, seed: int) -> tuple[OutlierSource, OutlierSource]:
     """Split by photo: (the rest, about ``share`` of the photos).
 
@@ -51,9 +58,7 @@ def hold_out(source: OutlierSource, share: float, seed: int) -> tuple[OutlierSou
             f"all pseudo-outliers are from one photo ('{origins[0]}'), so none can be held out for validation; "
             "give more photos, or data.outliers_val"
         )
-    count = min(max(1, round(share * len(origins))), len(origins) - 1)
-    order = np.random.default_rng(seed).permutation(len(origins))
-    held = {origins[i] for i in order[:count]}
+    held = draw_share(origins, share, seed)
     is_held = [source.origin(i) in held for i in range(len(source))]
     rest = SomeOutliers(source, [i for i, h in enumerate(is_held) if not h])
     return rest, SomeOutliers(source, [i for i, h in enumerate(is_held) if h])
