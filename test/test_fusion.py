@@ -6,7 +6,7 @@ from torch import nn
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig
-from flowclas_ros.model.fusion import MarginFusion, Moments, near_outliers
+from flowclas_ros.model.fusion import INLIER_WEIGHT, MarginFusion, Moments, near_outliers
 
 
 def margin_model() -> tuple[FlowCLAS, torch.Tensor, torch.Tensor]:
@@ -58,7 +58,7 @@ def test_the_discriminant_is_fishers_and_near_inliers_count_as_much_as_all():
     inliers = torch.cat([far, near])
     normal = (inliers.mean(0) + near.mean(0)) / 2
     scatter = sum((rows - normal).T @ (rows - normal) / len(rows) for rows in (inliers, near)) / 2
-    expected = torch.linalg.solve(out.T.cov(correction=0) + 3 * scatter, out.mean(0) - normal)
+    expected = torch.linalg.solve(out.T.cov(correction=0) + INLIER_WEIGHT * scatter, out.mean(0) - normal)
     cosine = torch.nn.functional.cosine_similarity(fusion.discriminant.double(), expected, dim=0)
     assert float(cosine) == pytest.approx(1, abs=1e-5)
 

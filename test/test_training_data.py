@@ -104,6 +104,33 @@ def test_pasted_objects_are_as_sharp_as_they_came_but_for_the_share_that_is_blur
     assert abs(count - sharp) <= (0 if softness == 0 else 9)
 
 
+def pasted_colours(cutout, **options):
+    """Mean colour and spread inside of each of 200 pasted objects, on a grey scene."""
+    rng, figures = np.random.default_rng(0), []
+    config = PasteConfig(min_size=0.6, max_size=0.6, softness=0.0, jitter=0.0, max_rotation=0.0, **options)
+    for _ in range(200):
+        image, labels = paste(np.full((100, 100, 3), 60, np.uint8), [cutout], config, rng)
+        inside = image[cv2.erode((labels == 1).astype(np.uint8), np.ones((11, 11))) == 1]
+        figures.append((*inside.mean(axis=0), inside.std(axis=0).max()))
+    return np.array(figures)
+
+
+def test_an_untextured_object_keeps_its_outline_and_has_any_one_colour():
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    cutout = np.dstack([noise, np.full((60, 60), 255, np.uint8)])
+    figures = pasted_colours(cutout, untextured=1.0, exposure=0.0)
+    assert figures[:, 3].max() < noise.std() * 0.7  # a smooth shade remains
+    assert figures[:, :3].min() < 30 and figures[:, :3].max() > 225
+    assert pasted_colours(cutout, exposure=0.0)[:, 3].min() > noise.std() * 0.8
+
+
+def test_objects_meet_the_scenes_brightness_from_not_at_all_to_as_far_as_exposure_says():
+    white = np.full((60, 60, 4), 255, np.uint8)
+    assert pasted_colours(white, exposure=0.0)[:, 0].min() > 250
+    levels = pasted_colours(white, exposure=1.0)[:, 0]
+    assert levels.min() < 70 and levels.max() > 220 and 60 < np.median(levels) < 220
+
+
 def test_a_pasted_scene_is_compressed_again_with_all_that_is_in_it(scenes):
     plain, again = (mix(scenes, augment=False, auxiliary=False, recompress=q)[3] for q in (None, (80, 80)))
     assert torch.equal(plain["label"], again["label"])

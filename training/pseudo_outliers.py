@@ -36,10 +36,13 @@ class PasteConfig:
             pasted objects a little softer than their scene, or all a little sharper, that is what would be learned.
         recompress: lowest and highest JPEG quality, 1 to 100, at which the pasted scene is compressed again, objects
             and all; null: never.
-        exposure: how far the object's brightness and colour move towards the scene around it: 0 stays, 1 meets it.
+        exposure: how far the object's brightness and colour move towards the scene around it: 0 stays, 1 meets it. In
+            plain style this is the furthest: from 0 to it is drawn.
         jitter: random gain of brightness and colour, as a share either way.
         recolour: probability that an object's hue and saturation are changed, up to its opposite colour: the same
             few objects then stand for many more.
+        untextured: probability that an object is painted over in one colour, lighter towards one side: sheets, bags
+            and boxes, which photographed cut-outs seldom are.
         fragment: probability that only a part of an object is pasted.
         greyscale: probability that scene and object lose their colour together.
         placement: ``anywhere``, or ``below_horizon``: the object's lower edge lies below the horizon; of plain style.
@@ -56,9 +59,10 @@ class PasteConfig:
     feather: float = 0.7
     softness: float = 1.0
     recompress: tuple[int, int] | None = (80, 96)
-    exposure: float = 0.5
+    exposure: float = 1.0
     jitter: float = 0.2
     recolour: float = 0.0
+    untextured: float = 0.0
     fragment: float = 0.0
     greyscale: float = 0.0
     placement: Literal["anywhere", "below_horizon"] = "anywhere"
@@ -73,7 +77,7 @@ class PasteConfig:
             raise FlowclasError(
                 f"paste.min_size {self.min_size} and max_size {self.max_size} must be 0 < min <= max <= 1"
             )
-        for name in ("flip", "exposure", "jitter", "recolour", "fragment", "greyscale", "horizon"):
+        for name in ("flip", "exposure", "jitter", "recolour", "untextured", "fragment", "greyscale", "horizon"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FlowclasError(f"paste.{name} is {getattr(self, name)}; it must lie in 0..1")
         if self.style == "harmonised" and self.horizon > 0.95:
@@ -128,6 +132,8 @@ def _transform(cutout: Array, low: float, high: float, config: PasteConfig, rng:
         cutout = _fragment(cutout, rng)
     if rng.random() < config.recolour:
         cutout = _recolour(cutout, rng)
+    if rng.random() < config.untextured:
+        cutout = _paint_over(cutout, rng)
     side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     height, width = cutout.shape[:2]
     factor = side / max(height, width)
@@ -195,6 +201,17 @@ def _recolour(cutout: Array, rng: np.random.Generator) -> Array:
     return np.dstack([rgb, cutout[..., 3]])
 
 
+def _paint_over(cutout: Array, rng: np.random.Generator) -> Array:
+    """The object's outline in a colour of its own, every other time a grey, and up to 60 % lighter towards one side."""
+    height, width = cutout.shape[:2]
+    tint = rng.uniform(-12, 12, 3)
+    colour = rng.uniform(0, 255) + tint if rng.random() < 0.5 else rng.uniform(0, 255, 3)
+    angle, contrast = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.6)
+    rows, columns = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
+    light = 1 + contrast * (np.cos(angle) * columns + np.sin(angle) * rows)
+    return np.dstack([np.clip(light[..., None] * colour, 0, 255).astype(np.uint8), cutout[..., 3]])
+
+
 def _blend(
     image: Array, labels: Array, obj: Array, depth: float | None, config: PasteConfig, rng: np.random.Generator
 ) -> None:
@@ -236,11 +253,11 @@ def _draw_row(height: int, h: int, config: PasteConfig, rng: np.random.Generator
 
 
 def _gain(obj: Array, scene: Array, config: PasteConfig, rng: np.random.Generator) -> Array:
-    """Factor per colour channel (3,) that moves the object's exposure part of the way to the scene's."""
+    """Factor per colour channel (3,) that moves the object's exposure some of the way to the scene's."""
     weight = obj[..., 3].sum() + 1e-6
     own = obj[..., :3].sum(axis=(0, 1)) / weight + 1.0
     around = scene.mean(axis=(0, 1)) + 1.0
-    gain = np.clip(around / own, 0.25, 4.0) ** config.exposure
+    gain = np.clip(around / own, 0.25, 4.0) ** rng.uniform(0, config.exposure)
     return (gain * _jitter_gain(config, rng)).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from flowclas_ros.errors import FlowclasError
 
 NEAR = 2  # cells around an outlier in which an inlier cell is a near one
-INLIER_WEIGHT = 3.0  # of the inliers' covariance beside the outliers': there are few objects, and they vary less
+INLIER_WEIGHT = 10.0  # of the inliers' covariance beside the outliers': there are few objects, and they vary less
 CENTRED_UP_TO = 8.0  # of a frame's median, in spreads of the score: no weather moves a frame further
 RIDGE = 1e-6  # of the covariances' mean variance, so that constant channels do no harm
 
