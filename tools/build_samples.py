@@ -20,11 +20,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from flowclas_ros import samples  # noqa: E402
-from flowclas_ros.detection.images import write_png  # noqa: E402
+from flowclas_ros.detection.images import through_jpeg, write_png  # noqa: E402
 from flowclas_ros.files import replacing  # noqa: E402
 from flowclas_ros.progress import progress_bar  # noqa: E402
 from flowclas_ros.training import scenes  # noqa: E402
@@ -35,9 +38,12 @@ FRAMES, EVERY = 6, 10 / 3  # of a scene, and seconds from one to the next: 20 se
 SPLITS = {
     "val": (range(1000, 1016), "none"),  # calibrated on
     "exposed_val": (range(1500, 1516), "val"),  # chosen on
-    "exposed": (range(100, 300), "fit"),
+    "exposed": (range(100, 400), "fit"),
     "fit": (range(0, 40), "none"),
 }
+EXPOSED = {"orbit": 300, "road": 200}  # scenes of that split: in orbit foreign things are harder to tell
+EPOCHS = {"orbit": 84, "road": 42}  # of the distillation, for the same reason
+QUALITIES = (70, 97)  # of the JPEG that half of the frames go through, least and most
 BAG_SEED = 2000  # from here on seeds are for tests: benchmarks/samples.py takes those after it
 CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
 FREE = ("Attribution License", "No known copyright restrictions", "United States Government Work")
@@ -48,8 +54,8 @@ def render(work: Path, kit: Path) -> None:
     jobs = [
         (domain, seed, work / domain / split, kinds)
         for split, (seeds, kinds) in SPLITS.items()
-        for seed in seeds
         for domain in samples.DOMAINS
+        for seed in (seeds[: EXPOSED[domain]] if split == "exposed" else seeds)
     ]
     # spawned: a graphics context does not survive a fork
     with (
@@ -79,7 +85,21 @@ def _scene(domain: str, seed: int, folder: Path, kinds: str) -> None:
         name = f"s{seed:04d}_{number:03d}.png"
         if exposed:
             write_png(folder / "masks" / name, frame.mask)
-        write_png(images / name, frame.image)
+        write_png(images / name, sent(frame.image, np.random.default_rng([seed, number, 7])))
+
+
+def sent(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As it comes from some camera: half of the frames as they are, half through a JPEG, and of these some a little
+    soft or noisy. With foreign objects and without alike, or the JPEG itself would be foreign.
+    """
+    if rng.random() < 0.5:
+        return image
+    if rng.random() < 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9))
+    if rng.random() < 0.25:
+        noise = rng.normal(0.0, rng.uniform(1, 5), image.shape)
+        image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+    return through_jpeg(image, int(rng.integers(QUALITIES[0], QUALITIES[1] + 1)))
 
 
 def _photographed(folder: Path, kit: Path) -> None:
@@ -95,7 +115,8 @@ def distill(work: Path, kit: Path) -> None:
     """A backbone of each domain."""
     for domain in samples.DOMAINS:
         if not (work / domain / "student.safetensors").is_file():
-            _flowclas("distill", "--config", "config/training/sample_backbone.yaml", work=work, kit=kit, DOMAIN=domain)
+            config = ["--config", "config/training/sample_backbone.yaml", "--trainer.max_epochs", str(EPOCHS[domain])]
+            _flowclas("distill", *config, work=work, kit=kit, DOMAIN=domain)
 
 
 def fit(work: Path, kit: Path) -> None:
