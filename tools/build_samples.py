@@ -43,7 +43,7 @@ SPLITS = {
 }
 EXPOSED = {"orbit": 300, "road": 200}  # scenes of that split: in orbit foreign things are harder to tell
 EPOCHS = {"orbit": 84, "road": 42}  # of the distillation, for the same reason
-QUALITIES = (70, 97)  # of the JPEG that half of the frames go through, least and most
+QUALITIES = (75, 99)  # of the JPEG that half of the frames go through: from, and below
 BAG_SEED = 2000  # from here on seeds are for tests: benchmarks/samples.py takes those after it
 CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
 FREE = ("Attribution License", "No known copyright restrictions", "United States Government Work")
@@ -85,21 +85,24 @@ def _scene(domain: str, seed: int, folder: Path, kinds: str) -> None:
         name = f"s{seed:04d}_{number:03d}.png"
         if exposed:
             write_png(folder / "masks" / name, frame.mask)
-        write_png(images / name, sent(frame.image, np.random.default_rng([seed, number, 7])))
+        write_png(images / name, sent(frame.image, seed, number))
 
 
-def sent(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As it comes from some camera: half of the frames as they are, half through a JPEG, and of these some a little
-    soft or noisy. With foreign objects and without alike, or the JPEG itself would be foreign.
+def sent(image: np.ndarray, seed: int, number: int) -> np.ndarray:
+    """Frame `number` as it comes from some camera: every other one through a JPEG, of the rest some soft or noisy.
+
+    With foreign objects and without alike, or what a JPEG leaves of the noise would be foreign.
     """
-    if rng.random() < 0.5:
-        return image
-    if rng.random() < 0.25:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9))
-    if rng.random() < 0.25:
-        noise = rng.normal(0.0, rng.uniform(1, 5), image.shape)
-        image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
-    return through_jpeg(image, int(rng.integers(QUALITIES[0], QUALITIES[1] + 1)))
+    rng = np.random.default_rng([seed, number])
+    if number % 2:
+        return through_jpeg(image, int(rng.integers(*QUALITIES)))
+    kind = rng.random()
+    if kind < 0.2:
+        return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.8))
+    if kind < 0.4:
+        noise = rng.normal(0.0, rng.uniform(1, 4), image.shape)
+        return np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+    return image
 
 
 def _photographed(folder: Path, kit: Path) -> None:
