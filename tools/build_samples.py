@@ -1,4 +1,4 @@
-"""Make all that ships in flowclas_ros/samples anew: render, distil, fit, write bags. An hour on two cores.
+"""Make all that ships in flowclas_ros/samples anew: render, distil, fit, write bags. Some 70 minutes on one core.
 
     FLOWCLAS_KIT=../shared/kit python tools/build_samples.py [--work DIR] [STEP ...]
 
