@@ -202,7 +202,7 @@ def made_of(kind: Kind, looks: Sequence[Look]) -> Kind:
 
     def make(rng: np.random.Generator) -> Parts:
         parts = kind(rng)
-        own = {look.name: looks[rng.integers(len(looks))] for _, look in parts}
+        own = {look.name: looks[int(rng.integers(len(looks)))] for _, look in parts}
         return [(mesh, own[look.name]) for mesh, look in parts]
 
     return make
