@@ -38,7 +38,7 @@ export MALLOC_TOP_PAD_ ?= 67108864
 demo: messages
 	@$(VENV)/bin/flowclas demo
 
-# Needs the kit (FLOWCLAS_KIT) and about an hour.
+# Needs the kit (FLOWCLAS_KIT) and some 70 minutes on one core.
 samples: messages
 	@$(RUN) tools/build_samples.py
 

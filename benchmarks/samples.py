@@ -23,7 +23,7 @@ from rich.table import Table
 
 from flowclas_ros import samples
 from flowclas_ros.detection.detector import Detector
-from flowclas_ros.detection.images import write_png
+from flowclas_ros.detection.images import through_jpeg, write_png
 from flowclas_ros.detection.interpreter import Finding, Interpreter, Rules
 from flowclas_ros.detection.overlay import contact_sheet, heat_image, overlay
 from flowclas_ros.progress import progress_bar
@@ -32,6 +32,7 @@ from flowclas_ros.training.metrics import PixelMetrics
 
 SEEDS = (2001, 2002, 2003)  # the bags that ship are of seed 2000, and fits use none from 2000 on
 FRAMES, FPS = 60, 5.0  # of a sequence
+QUALITY = 80  # of the JPEG that the frames are judged through once more, for the pixel figures alone
 LARGE = 400  # pixels
 IN_TIME = 5  # frames
 SHOWN = 3  # worst frames of a sequence, for the sheet
@@ -71,8 +72,10 @@ class Objects:
         return [self.found[n] - first + 1 if n in self.found else None for n, first in self.seen.items()]
 
 
-def judge(detector: Detector, film: list[Shot], pooled: PixelMetrics, rows: list[Any]) -> dict[str, Any]:
-    """One sequence's figures; `rows` gets its worst frames."""
+def judge(
+    detector: Detector, film: list[Shot], pooled: PixelMetrics, compressed: PixelMetrics, rows: list[Any]
+) -> dict[str, Any]:
+    """One sequence's figures; `compressed` gets the scores of its frames through a JPEG, `rows` its worst frames."""
     own, objects, interpreter = PixelMetrics(streaming=True), Objects(), Interpreter(Rules())
     normal = flagged = 0
     shown: list[tuple[float, int, Any]] = []
@@ -82,6 +85,7 @@ def judge(detector: Detector, film: list[Shot], pooled: PixelMetrics, rows: list
         finding = interpreter.interpret(interpreter.judge(detector, scores[0], stamp=stamp), stages, stamp=stamp)
         for metrics in (own, pooled):
             metrics.update(finding.judged.score, mask)
+        compressed.update(detector.score_batch([through_jpeg(image, QUALITY)])[0][0], mask)
         objects.add(index, numbers, mask, finding)
         wrong = finding.judged.mask & (mask == 0)
         normal, flagged = normal + int((mask == 0).sum()), flagged + int(wrong.sum())
@@ -107,12 +111,14 @@ def judge(detector: Detector, film: list[Shot], pooled: PixelMetrics, rows: list
 def measure(domain: str, films: Iterator[list[Shot]], seeds: tuple[int, ...], sheet: Path | None) -> dict[str, Any]:
     """A domain's figures: pooled, and of every sequence."""
     detector = Detector(samples.sample(domain).checkpoint, device="cpu")
-    pooled, sequences, rows = PixelMetrics(streaming=True), {}, []
+    pooled, compressed = PixelMetrics(streaming=True), PixelMetrics(streaming=True)
+    sequences: dict[int, dict[str, Any]] = {}
+    rows: list[Any] = []
     with progress_bar(domain, len(seeds), "sequences") as advance:
         for seed, film in zip(seeds, films, strict=True):
-            sequences[seed] = judge(detector, film, pooled, rows)
+            sequences[seed] = judge(detector, film, pooled, compressed, rows)
             advance()
-    result = pooled.compute()
+    result, after = pooled.compute(), compressed.compute()
     totals = {key: sum(one[key] for one in sequences.values()) for key in ("objects", "found", "found_in_time")}
     waits = [wait for one in sequences.values() for wait in one["frames_until_found"] if wait is not None]
     figures = {"auprc": round(result.auprc, 4), "fpr95": round(result.fpr95, 4), "auroc": round(result.auroc, 4)}
@@ -121,6 +127,7 @@ def measure(domain: str, films: Iterator[list[Shot]], seeds: tuple[int, ...], sh
         write_png(sheet / f"{domain}.png", contact_sheet(rows, tile_width=320, title=title))
     return {
         **figures,
+        f"jpeg_{QUALITY}": {"auprc": round(after.auprc, 4), "fpr95": round(after.fpr95, 4)},
         **totals,
         "frames_until_found_max": max(waits, default=None),
         "frames": FRAMES * len(seeds),

@@ -102,6 +102,14 @@ def test_kinds_to_fit_on_to_choose_by_and_to_test_on_are_disjoint_and_many(domai
     assert len(set(names)) == len(set(makers)) == len(makers) >= 24
 
 
+def test_offcuts_are_of_the_stations_materials_and_no_shards():
+    from flowclas_ros.training.scenes import orbit_objects
+
+    assert "offcut block" in orbit_objects.OFFCUTS and "offcut flake" not in orbit_objects.OFFCUTS
+    for make in orbit_objects.OFFCUTS.values():
+        assert {look for _, look in make(np.random.default_rng(0))} <= set(orbit_objects.STATION)
+
+
 @pytest.mark.parametrize("kinds", scenes.ANOMALIES[1:])
 def test_only_the_kinds_asked_for_are_made(monkeypatch, kinds):
     from flowclas_ros.training.scenes import orbit_objects

@@ -14,6 +14,7 @@ from flowclas_ros.training.losses import (
     INLIER,
     OUTLIER,
     LossConfig,
+    cell_shares,
     contrastive_loss,
     flowclas_loss,
     labels_to_grid,
@@ -94,6 +95,14 @@ def test_a_cell_is_an_outlier_from_a_quarter_on_an_inlier_only_when_pure():
     labels[0, :3, 12:16] = IGNORE  # three quarters of the fourth
     grid = labels_to_grid(labels, (4, 16), (1, 4), 4)
     assert grid.tolist() == [[[INLIER, OUTLIER, IGNORE, IGNORE]]]
+
+
+def test_cell_shares_say_how_much_of_a_cell_is_outlier_and_how_much_unknown():
+    labels = torch.zeros(1, 4, 6, dtype=torch.uint8)
+    labels[0, 0, :4] = OUTLIER  # a quarter of the first cell; the second is padded by a half
+    labels[0, 1, 4:6] = IGNORE
+    outlier, unknown = cell_shares(labels, (4, 6), (1, 2), 4)
+    assert outlier.tolist() == [[[0.25, 0]]] and unknown.tolist() == [[[0, 0.5 + 2 / 16]]]
 
 
 def test_padding_up_to_whole_cells_is_never_an_inlier_by_itself():

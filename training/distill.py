@@ -33,7 +33,7 @@ from flowclas_ros.training.config_file import parse_command
 from flowclas_ros.training.data import FitData, Frame, MixDataset, StepBatches, collate, open_data
 from flowclas_ros.training.distill_config import DistillConfig
 from flowclas_ros.training.exposed import ExposedDataset
-from flowclas_ros.training.losses import IGNORE, OUTLIER, labels_to_grid
+from flowclas_ros.training.losses import cell_shares
 from flowclas_ros.training.outliers import OutlierSource
 from flowclas_ros.training.student_file import check_round_trip, write_student
 from flowclas_ros.training.trainer_setup import adamw, hardware, quiet_lightning
@@ -192,10 +192,11 @@ class Distillation(L.LightningModule):
             rows = self.precondition(student)
             imitation = F.mse_loss(self.adapter(rows), self.standardise(teacher))
             size, cells = (labels.shape[-2], labels.shape[-1]), (rows.shape[-2], rows.shape[-1])
-            grid = labels_to_grid(labels, size, cells, self.student.stride)
-            known = grid != IGNORE
-            logits, truth = self.outlier_head(rows).squeeze(1)[known], (grid[known] == OUTLIER).float()
-            outliers = F.binary_cross_entropy_with_logits(logits, truth)
+            shares, unknown = cell_shares(labels, size, cells, self.student.stride)
+            known = unknown <= 0.5
+            logits = self.outlier_head(rows).squeeze(1)
+            # towards the share of the cell that is outlier: all or nothing would blunt an object's edge
+            outliers = F.binary_cross_entropy_with_logits(logits[known], shares[known])
         return torch.stack([imitation + self.config.outlier_weight * outliers, imitation, outliers])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -23,7 +23,7 @@ class DistillConfig:
         data: as in ``flowclas fit``, x_out_size apart. Any images do, the nearer to the robot's the better; outliers
             are optional, and what an object looks like is what the student learns from them.
         paste: how outliers are pasted.
-        outlier_weight: weight of telling outliers from inliers, cell by cell, by a linear map of the student's features
+        outlier_weight: weight of telling how much of each cell is outlier, by a linear map of the student's features
             (cross-entropy), beside the imitation; 0: imitation alone.
         optimiser: learning rate and schedule.
         trainer: duration and device; as in ``flowclas fit``, save_every and log_every apart, on one device.

@@ -93,6 +93,22 @@ class LossConfig:
         return self.segmentation > 0 or self.energy_entropy > 0
 
 
+def cell_shares(
+    labels: Tensor, working_size: tuple[int, int], grid: tuple[int, int], stride: int
+) -> tuple[Tensor, Tensor]:
+    """How much of each cell is outlier, and how much unlabelled or padding: (B, h, w) each, in 0..1.
+
+    Arguments as in `labels_to_grid`.
+    """
+    if tuple(labels.shape[-2:]) != tuple(working_size):
+        labels = F.interpolate(labels.unsqueeze(1), size=working_size, mode="nearest-exact").squeeze(1)
+    pad_h, pad_w = grid[0] * stride - labels.shape[-2], grid[1] * stride - labels.shape[-1]
+    labels = F.pad(labels, (0, pad_w, 0, pad_h), value=IGNORE)
+    shares = F.avg_pool2d(torch.stack([labels == OUTLIER, labels == IGNORE], dim=1).float(), stride)
+    outlier, ignored = shares.unbind(dim=1)
+    return outlier, ignored
+
+
 def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[int, int], stride: int) -> Tensor:
     """Pixel labels reduced to the feature grid.
 
@@ -108,12 +124,7 @@ def labels_to_grid(labels: Tensor, working_size: tuple[int, int], grid: tuple[in
     Returns:
         (B, h, w) uint8 with the same three values.
     """
-    if tuple(labels.shape[-2:]) != tuple(working_size):
-        labels = F.interpolate(labels.unsqueeze(1), size=working_size, mode="nearest-exact").squeeze(1)
-    pad_h, pad_w = grid[0] * stride - labels.shape[-2], grid[1] * stride - labels.shape[-1]
-    labels = F.pad(labels, (0, pad_w, 0, pad_h), value=IGNORE)
-    shares = F.avg_pool2d(torch.stack([labels == OUTLIER, labels == IGNORE], dim=1).float(), stride)
-    outlier, ignored = shares.unbind(dim=1)
+    outlier, ignored = cell_shares(labels, working_size, grid, stride)
     result = torch.full(outlier.shape, IGNORE, dtype=torch.uint8, device=labels.device)
     result[(outlier == 0) & (ignored <= 0.5)] = INLIER
     result[outlier >= OUTLIER_SHARE] = OUTLIER

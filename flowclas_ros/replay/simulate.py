@@ -22,7 +22,7 @@ from flowclas_ros.training import scenes
 
 START = 1_700_000_000  # seconds: the stamp of the first frame, the same for every bag, so that a seed gives a bag
 CUTOUTS = 120  # objects for fitting, in a folder
-QUALITY = 96  # of JPEG: the samples were fitted on frames that no JPEG went through, and take a coarser one for foreign
+QUALITY = 90  # of JPEG
 CAMERA, TRUTH = "/camera", "/ground_truth"
 
 

@@ -7,6 +7,7 @@ of a generator, about a metre long.
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +20,7 @@ from flowclas_ros.training.scenes.world import Look, Parts, parts_size
 LENGTHS = (0.4, 1.3)  # metres, least and most of a thing's longest side
 BORROWED = 0.15  # of the materials are such as the world itself is made of, but for their colour
 Colour = tuple[float, float, float]
+Kind = Callable[[np.random.Generator], Parts]
 
 
 def cluster(rng: np.random.Generator) -> Parts:
@@ -195,6 +197,17 @@ def material(rng: np.random.Generator) -> Look:
     )
 
 
+def made_of(kind: Kind, looks: Sequence[Look]) -> Kind:
+    """The kind's shapes in these materials."""
+
+    def make(rng: np.random.Generator) -> Parts:
+        parts = kind(rng)
+        own = {look.name: looks[int(rng.integers(len(looks)))] for _, look in parts}
+        return [(mesh, own[look.name]) for mesh, look in parts]
+
+    return make
+
+
 def any_colour(rng: np.random.Generator) -> Colour:
     """Grey to garish, in 0..255."""
     saturation = rng.uniform(0, 0.2) if rng.random() < 0.5 else rng.triangular(0.2, 0.4, 0.95)
@@ -202,4 +215,4 @@ def any_colour(rng: np.random.Generator) -> Colour:
     return 255 * red, 255 * green, 255 * blue
 
 
-KINDS = {f.__name__: f for f in (cluster, block, stack, frame, legged, turned, tangle, flake)}
+KINDS: dict[str, Kind] = {f.__name__: f for f in (cluster, block, stack, frame, legged, turned, tangle, flake)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowclas_ros.training.scenes import compounds
+from flowclas_ros.training.scenes import compounds, orbit
 from flowclas_ros.training.scenes import mesh as m
 from flowclas_ros.training.scenes import textures as tex
 from flowclas_ros.training.scenes.world import Look, Parts
@@ -232,6 +232,14 @@ def small_satellite(rng: np.random.Generator) -> Parts:
     return [*parts, (m.cylinder(0.07, 0.06).at(z=0.26), GLASS)]
 
 
-FIT = {f.__name__: f for f in (wrench, bolt, canister, foil_sheet, bracket, strut)} | compounds.KINDS
+# Compounds of what the station itself is made of, so that not material alone tells what is foreign. No flakes: a shard
+# of a panel is of the test's kinds.
+HULL = Look("offcut of a hull", tex.hull(orbit.SKINS[1], 2, 4), specular=0.25, shininess=0.3)
+STATION = (orbit.METAL, orbit.DARK, orbit.GOLD, orbit.WHITE, orbit.CELLS, orbit.PANEL_BACK, orbit.RADIATOR, HULL)
+OFFCUTS = {
+    f"offcut {name}": compounds.made_of(kind, STATION) for name, kind in compounds.KINDS.items() if name != "flake"
+}
+
+FIT = {f.__name__: f for f in (wrench, bolt, canister, foil_sheet, bracket, strut)} | compounds.KINDS | OFFCUTS
 VAL = {f.__name__: f for f in (hammer, tool_bag, circuit_box)}
 TEST = {f.__name__: f for f in (cell_shard, drill, tank, camera, cable_coil, dish, small_satellite)}
