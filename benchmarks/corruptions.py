@@ -1,11 +1,12 @@
-"""What bad weather and a bad camera cost a checkpoint: AUPRC clear and under every corruption, on the kit's road.
+"""What bad weather and a bad camera cost checkpoints: AUPRC clear and under every corruption, on the kit's road.
 
     python benchmarks/corruptions.py --checkpoint runs/kit_road/model.safetensors          # its own validation scenes
     python benchmarks/corruptions.py --checkpoint runs/kit_road/model.safetensors --test   # camvid_pasted_test, once
 
 The validation scenes are those that the fit chose its checkpoint on: held-out frames, held-out objects. Choose there.
-Writes benchmarks/results/corruptions_val.json, or corruptions_test.json, and the bars as .png beside it; aimed at: at
-most a quarter of the clear AUPRC lost over all corruptions pooled.
+Several checkpoints, of different seeds, may be named. Writes benchmarks/results/corruptions_val.json, or
+corruptions_test.json, and the first one's bars as .png beside it; aimed at: at most a quarter of the clear AUPRC lost
+over all corruptions pooled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,24 +33,37 @@ TEST = "camvid_pasted_test"
 def main(argv: list[str] | None = None) -> None:
     """Evaluate, write the JSON and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True)
     parser.add_argument("--severity", type=int, default=3)
     parser.add_argument("--test", action="store_true", help=f"on {TEST}, in place of the fit's validation scenes")
     arguments = parser.parse_args(argv)
-    kit, header = kit_folder(), Scorer(arguments.checkpoint, device="cpu").header
-    with tempfile.TemporaryDirectory() as folder:
-        scenes = kit / TEST if arguments.test else write_validation_scenes(header["provenance"]["config"], Path(folder))
-        figures = Path(folder) / "figures.json"
-        data = ["--images", str(scenes / "images"), "--masks", str(scenes / "masks"), "--json", str(figures)]
-        weather = ["--corruptions", "all", "--severity", str(arguments.severity)]
-        run_flowclas(["evaluate", "--checkpoint", str(arguments.checkpoint), *data, *weather], kit)
-        result = json.loads(figures.read_text())
-        about = {"set": TEST if arguments.test else "validation scenes of the fit", "images": result["images"]}
-        name = "corruptions_test" if arguments.test else "corruptions_val"
-        about["checkpoint_sha256"] = header["sha256"]
-        path = write_result(name, {**about, **result["corruptions"]}, seed=header["provenance"]["seed"])
-        shutil.copy(figures.with_name("figures_corruptions.png"), path.with_suffix(".png"))
-    print(f"-> {path}, .png")
+    name = "corruptions_test" if arguments.test else "corruptions_val"
+    results, seeds = [], []
+    for checkpoint in arguments.checkpoint:
+        header = Scorer(checkpoint, device="cpu").header
+        seeds.append(header["provenance"]["seed"])
+        with tempfile.TemporaryDirectory() as folder:
+            figures = evaluate(checkpoint, header, arguments, Path(folder))
+            result = json.loads(figures.read_text())
+            own = {"seed": seeds[-1], "checkpoint_sha256": header["sha256"], "images": result["images"]}
+            results.append({**own, **result["corruptions"]})
+            about = {"set": TEST if arguments.test else "validation scenes of the fit"}
+            about["auprc_lost_mean"] = round(statistics.mean(one["adverse"]["auprc_lost"] for one in results), 4)
+            path = write_result(name, {**about, "checkpoints": results}, seed=seeds)
+            if len(results) == 1:
+                shutil.copy(figures.with_name("figures_corruptions.png"), path.with_suffix(".png"))
+    print(f"-> {path}, and of the first checkpoint .png")
+
+
+def evaluate(checkpoint: Path, header: dict[str, Any], arguments: argparse.Namespace, folder: Path) -> Path:
+    """The figures of `flowclas evaluate --corruptions all`, a file in the folder."""
+    kit = kit_folder()
+    scenes = kit / TEST if arguments.test else write_validation_scenes(header["provenance"]["config"], folder)
+    figures = folder / "figures.json"
+    data = ["--images", str(scenes / "images"), "--masks", str(scenes / "masks"), "--json", str(figures)]
+    weather = ["--corruptions", "all", "--severity", str(arguments.severity)]
+    run_flowclas(["evaluate", "--checkpoint", str(checkpoint), *data, *weather], kit)
+    return figures
 
 
 def write_validation_scenes(settings: dict[str, Any], folder: Path) -> Path:

@@ -31,13 +31,16 @@ def checkpoint(tmp_path, monkeypatch):
 
 
 def test_the_clear_figure_is_the_one_that_the_fit_was_chosen_by(checkpoint, tmp_path):
-    corruptions.main(["--checkpoint", str(checkpoint)])
-    result = json.loads((tmp_path / "out" / "corruptions_val.json").read_text())
+    corruptions.main(["--checkpoint", str(checkpoint), str(checkpoint)])
+    written = json.loads((tmp_path / "out" / "corruptions_val.json").read_text())
+    result, again = written["checkpoints"]
+    assert result == again
+    assert written["auprc_lost_mean"] == pytest.approx(result["adverse"]["auprc_lost"], abs=1e-4)
     chosen = json.loads((checkpoint.parent / "metrics.json").read_text())["val/auprc"]
     assert result["clear"]["auprc"] == pytest.approx(chosen, abs=1e-3)
     assert set(result["by_corruption"]) == set(CORRUPTIONS)
     assert result["adverse"]["auprc_lost"] == pytest.approx(1 - result["adverse"]["auprc"] / chosen, abs=2e-3)
-    assert (result["severity"], result["images"], result["provenance"]["seed"]) == (3, 4, 3)
+    assert (result["severity"], result["images"], result["seed"]) == (3, 4, 3)
     assert cv2.imread(str(tmp_path / "out" / "corruptions_val.png")) is not None
 
 
