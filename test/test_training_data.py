@@ -247,6 +247,20 @@ def test_whole_scenes_are_held_out(scenes):
         hold_out_scenes(list_frames([str(scenes / "in")], DataConfig()), 0.25, seed=0)
 
 
+def test_without_a_crop_images_are_enlarged_in_place_and_a_part_of_their_own_size_is_left():
+    ramp = np.broadcast_to(np.linspace(0, 250, 120, dtype=np.float32)[None, :, None], (80, 120, 3)).astype(np.uint8)
+    same, _ = augment(ramp, DataConfig(flip=0, jitter=0), np.random.default_rng(0))
+    assert np.array_equal(same, ramp)
+    config = DataConfig(crop_scale=(2.0, 2.0), flip=0, jitter=0)
+    rng, starts = np.random.default_rng(0), []
+    for _ in range(20):
+        image, classes = augment(ramp, config, rng, ramp[..., 0])
+        assert image.shape == ramp.shape and classes.shape == ramp.shape[:2]
+        assert 110 < int(image[0, -1, 0]) - int(image[0, 0, 0]) < 140  # half of the ramp fills the picture
+        starts.append(int(image[0, 0, 0]))
+    assert max(starts) - min(starts) > 60
+
+
 def test_crops_have_their_size_even_of_smaller_images():
     rng = np.random.default_rng(0)
     config = DataConfig(crop=(64, 96), crop_scale=(0.5, 1.5), jitter=0.3)

@@ -16,15 +16,14 @@ def augment(
     maps = [image] if class_map is None else [image, class_map]
     low, high = config.crop_scale
     factor = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    if config.crop is not None:
-        # Never smaller than the crop: a border of padding is no part of the normal world.
-        factor = max(factor, config.crop[0] / image.shape[0], config.crop[1] / image.shape[1])
+    height, width = config.crop or image.shape[:2]
+    # Never smaller than the crop: a border of padding is no part of the normal world.
+    factor = max(factor, height / image.shape[0], width / image.shape[1])
     if abs(factor - 1) > 1e-6:
         size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
         smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         maps = [cv2.resize(m, size, interpolation=smooth if m.ndim == 3 else cv2.INTER_NEAREST) for m in maps]
-    if config.crop is not None:
-        height, width = config.crop
+    if maps[0].shape[:2] != (height, width):
         top = int(rng.integers(maps[0].shape[0] - height + 1))
         left = int(rng.integers(maps[0].shape[1] - width + 1))
         maps = [m[top : top + height, left : left + width] for m in maps]

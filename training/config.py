@@ -94,8 +94,9 @@ class DataConfig:
         exposed_share: share of the training images that come from there.
         exposed_val: folder of such scenes to choose the checkpoint by, with outliers of other kinds; null: val's scenes
             with objects pasted. Calibration takes val's in either case.
-        crop: height and width in pixels of a training crop; null: the whole image.
-        crop_scale: lowest and highest enlargement of the image before a crop is taken.
+        crop: height and width in pixels of a training crop; null: the image's own.
+        crop_scale: lowest and highest enlargement of the image before a crop is taken, as if the camera had come
+            closer; less than the crop is never left.
         flip: probability of a mirror image.
         jitter: brightness, contrast and saturation change by a factor up to 1 +- this.
         corruptions: weather and camera faults that training scenes are seen under.
