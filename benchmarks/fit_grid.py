@@ -28,6 +28,7 @@ QUICK = {
     "model.short_side": 160,
     "trainer.max_minutes": 0.05,
     "trainer.init_frames": 60,
+    "trainer.margin_scenes": 60,
     "data.batch_size": 4,
 }
 

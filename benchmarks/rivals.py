@@ -111,7 +111,7 @@ def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> 
 def _fit_ours(row: str, config: Path, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
     command = ["fit", "--config", str(config), "--seed", str(arguments.seed), "--output", str(folder), *OURS[row]]
     if arguments.quick or arguments.retime:
-        command += ["--trainer.max_minutes", "0.01", "--trainer.init_frames", "60"]
+        command += ["--trainer.max_minutes", "0.01", "--trainer.init_frames", "60", "--trainer.margin_scenes", "8"]
     if arguments.quick:
         command += ["--model.short_side", "96"]
     run_flowclas(command, kit)

@@ -16,7 +16,7 @@ data: {train: [ROOT/images], val: [ROOT/images], scene_block: 2, outliers: {cuto
        x_out_size: [64, 64]}
 paste: {min_size: 0.3, max_size: 0.8}
 loss: {samples: 32}
-trainer: {device: cpu}
+trainer: {device: cpu, margin_scenes: 8}
 """
 
 

@@ -162,7 +162,7 @@ data: {train: [ROOT/images/train], val: [ROOT/images/val], scene_block: 2, outli
 paste: {min_size: 0.3, max_size: 0.8, style: harmonised}
 loss: {samples: 32, segmentation: 1.0, energy_entropy: 1.0}
 optimiser: {lr: 3e-3, warmup_epochs: 0, ema: 0.5}
-trainer: {max_epochs: 3, device: cpu, log_every: 1}
+trainer: {max_epochs: 3, device: cpu, log_every: 1, margin_scenes: 8}
 """
 
 

@@ -185,6 +185,8 @@ class TrainerConfig:
         save_every: steps from one save of the resumable state to the next; validation and interrupts save too.
         log_every: steps from one TensorBoard point to the next.
         init_frames: at most so many training images, evenly spread, fit the whitening.
+        margin_scenes: so many pasted training scenes set the margin's directions before each validation; of few frames
+            the same ones with other objects: fewer scenes than some hundred make the score one of chance.
         device: auto, cpu, cuda or cuda:<n>.
         devices: processes, one a device, on each node.
         nodes: machines; start the same command on each with torchrun or SLURM.
@@ -197,13 +199,15 @@ class TrainerConfig:
     save_every: int = 200
     log_every: int = 10
     init_frames: int = 2000
+    margin_scenes: int = 1024
     device: str = "auto"
     devices: int = 1
     nodes: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
-        for key in ("max_epochs", "val_every", "save_every", "log_every", "init_frames", "devices", "nodes"):
+        counts = ["max_epochs", "val_every", "save_every", "log_every", "init_frames", "margin_scenes"]
+        for key in [*counts, "devices", "nodes"]:
             _require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "1 or more")
         minutes = self.max_minutes
         _require(minutes is None or minutes > 0, "trainer.max_minutes", minutes, "above 0, or null for no limit")

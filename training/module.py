@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -33,7 +34,6 @@ from flowclas_ros.training.trainer_setup import adamw
 
 BACKBONE = "model.backbone."
 INIT_BATCH = 32  # at most so many images start ActNorm: as many on several processes as on one
-MARGIN_SCENES = 192  # pasted training scenes that set the margin's directions
 
 
 class FitModule(L.LightningModule):
@@ -145,12 +145,19 @@ class FitModule(L.LightningModule):
             self.iou.reset()
 
     def _margin_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some training scenes, evenly spread, with the same pastes each time: features and labels on the grid."""
+        """Training scenes, evenly spread, with pastes that no step saw, the same each time: features and labels.
+
+        Where there are fewer frames than scenes are asked for, they come again with other pastes.
+        """
         dataset = training_set(self.config, self.data)
-        size = self.config.data.batch_size
-        chosen = np.unique(np.linspace(0, len(dataset) - 1, MARGIN_SCENES).round().astype(int)).tolist()
-        for first in range(0, len(chosen), size):
-            batch = collate([dataset[(VALIDATION, index)] for index in chosen[first : first + size]])
+        size, scenes = self.config.data.batch_size, self.config.trainer.margin_scenes
+        passes = math.ceil(scenes / len(dataset))
+        spread = np.linspace(0, passes * len(dataset) - 1, scenes).round().astype(int).tolist()
+        keys = [(VALIDATION - number // len(dataset), number % len(dataset)) for number in spread]
+        steps: Iterable[int] = range(0, len(keys), size)
+        bar = getattr(self.trainer.progress_bar_callback, "progress", None)  # rich's, where one is shown
+        for first in bar.track(steps, description="margin") if bar else steps:
+            batch = collate([dataset[key] for key in keys[first : first + size]])
             yield grid_features(self.model, batch["image"].to(self.device), batch["label"].to(self.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
