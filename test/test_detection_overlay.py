@@ -41,6 +41,18 @@ def test_an_overlay_leaves_cool_pixels_alone_and_outlines_listed_hazards_only():
     assert (picture[10:13, 10:13] != image[10:13, 10:13]).any()
 
 
+def test_an_overlay_is_within_two_grey_levels_of_blending_by_opacity():
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    heat = random.uniform(0, 1, (120, 160)).astype(np.float32)
+    nothing = np.zeros((120, 160), bool)
+    picture = overlay(image, Detection(heat, heat, nothing, [], 1.0, {}))
+    opacity = np.clip((heat - 0.25) * 1.2, 0, 0.75)[..., None]
+    exact = image * (1 - opacity) + heat_image(heat) * opacity
+    assert np.abs(picture - exact).max() <= 2
+    np.testing.assert_array_equal(picture[heat < 0.25], image[heat < 0.25])
+
+
 def test_an_overlay_survives_hazards_at_the_edges_tiny_frames_and_a_full_mask():
     for shape in ((3, 3), (40, 8), (120, 160)):
         mask = np.ones(shape, bool)

@@ -59,6 +59,9 @@ def test_the_annotated_bag_holds_input_and_outputs_at_the_inputs_stamps(tmp_path
     assert state.peak_score == pytest.approx(score.max()) and state.hazard_count == len(hazards) > 0
     assert state.level == state.HAZARD and state.frames_processed == 6
     assert last["/detector/overlay"].encoding == "bgr8" and last["/detector/heatmap"].encoding == "mono8"
+    cool = last["/detector/heatmap"].data.reshape(96, 128)[80:] < 60  # below everything that is outlined
+    overlay = last["/detector/overlay"].data.reshape(96, 128, 3)[80:]
+    assert cool.any() and np.array_equal(overlay[cool], picture(5)[80:][cool][:, ::-1])
 
 
 def test_ros_reads_the_annotated_messages(tmp_path, checkpoint, bag):

@@ -20,6 +20,16 @@ _PAPER = (24, 24, 27)
 _INK = (235, 235, 235)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
+# For each of 256 levels of heat: its colour in inferno, as (256,1,3) RGB, and what the overlay makes of a pixel: the
+# share of the camera's picture that is kept, in 255ths, and the colour that is added. Two steps in 8 bits, which are
+# within two grey levels of blending in floats and take half the time.
+_INFERNO = np.ascontiguousarray(
+    cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[..., ::-1]
+)
+_OPACITY = np.clip((np.arange(256)[:, None, None] / 255 - 0.25) * 1.2, 0.0, 0.75)
+_KEPT = np.rint(255 * (1 - np.repeat(_OPACITY, 3, axis=2))).astype(np.uint8)
+_ADDED = np.rint(_INFERNO * _OPACITY).astype(np.uint8)
+
 
 class Picture(Protocol):
     """What `overlay` needs of a Detection."""
@@ -42,8 +52,7 @@ class Picture(Protocol):
 
 def heat_image(heat: npt.NDArray[np.float32]) -> RGB:
     """Heat (H,W) in 0..1 as (H,W,3) uint8 RGB in inferno: perceptually uniform and safe for colour-blind eyes."""
-    levels = np.clip(heat * 255.0 + 0.5, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB))
+    return np.asarray(cv2.applyColorMap(_levels(heat), _INFERNO), dtype=np.uint8)
 
 
 def overlay(image: RGB, detection: Picture) -> RGB:
@@ -51,9 +60,9 @@ def overlay(image: RGB, detection: Picture) -> RGB:
 
     Cool pixels stay as the camera saw them; opacity follows heat, so that the eye is led, not blinded.
     """
-    opacity = np.clip((detection.heat - 0.25) * 1.2, 0.0, 0.75)
-    blended = cv2.blendLinear(np.ascontiguousarray(image), heat_image(detection.heat), 1.0 - opacity, opacity)
-    picture = np.asarray(blended, dtype=np.uint8)
+    levels = _levels(detection.heat)
+    kept = cv2.multiply(np.ascontiguousarray(image), cv2.applyColorMap(levels, _KEPT), scale=1 / 255)
+    picture = np.asarray(cv2.add(kept, cv2.applyColorMap(levels, _ADDED)), dtype=np.uint8)
     thickness = max(1, round(min(image.shape[:2]) / 300))
     _outline(picture, detection.mask, detection.regions, thickness)
     for region in reversed(detection.regions):  # the highest peak is drawn last, on top
@@ -81,9 +90,14 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, RGB]]], *, tile_width: int 
     return sheet
 
 
+def _levels(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Heat in 0..1, clipped, as 0..255, rounded."""
+    return np.clip(heat * 255.0 + 0.5, 0, 255).astype(np.uint8)
+
+
 def _outline(picture: RGB, mask: npt.NDArray[np.bool_], regions: Sequence[Region], thickness: int) -> None:
     boxes = {region.bbox for region in regions}
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     # A region's outer contour has the region's own box, which tells the listed regions from the small ones.
     listed = [contour for contour in contours if tuple(cv2.boundingRect(contour)) in boxes]
     cv2.drawContours(picture, listed, -1, _HALO, thickness + 2, cv2.LINE_AA)

@@ -199,4 +199,4 @@ def overlay_pixels(image: npt.NDArray[np.uint8], finding: Picture, scale: float)
     """The overlay on `image` (H, W, 3) RGB, as (H, W, 3) uint8 BGR."""
     from flowclas_ros.detection.overlay import overlay  # brings OpenCV's drawing, for those who look alone
 
-    return scaled(np.ascontiguousarray(overlay(image, finding)[..., ::-1]), scale)
+    return scaled(cv2.cvtColor(overlay(image, finding), cv2.COLOR_RGB2BGR), scale)

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
+import cv2
 import numpy as np
 
 from flowclas_ros.detection.detector import Detector
@@ -200,10 +201,11 @@ class CameraPass:
         """Everything that is drawn and written of a frame, on the background's thread."""
         if finding is not None and recorded.image is not None:
             picture = overlay(recorded.image, finding)
-            self._sinks.bag.finding(self.camera, recorded, finding, picture)
+            bgr = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+            self._sinks.bag.finding(self.camera, recorded, finding, bgr)
             self.tally.show(recorded, finding, picture)
             if self._sinks.video is not None:
-                self._sinks.video.add(np.ascontiguousarray(picture[..., ::-1]))
+                self._sinks.video.add(bgr)
         self._sinks.bag.state(self.camera, recorded, header, fields)
 
     def _note(self, text: str) -> None:
