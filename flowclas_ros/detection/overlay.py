@@ -117,8 +117,8 @@ def _box(picture: RGB, region: Region, thickness: int) -> None:
         for corner_x, inward_x in ((left, arm), (right, -arm)):
             for corner_y, inward_y in ((top, arm), (bottom, -arm)):
                 corner = (corner_x, corner_y)
-                cv2.line(picture, corner, (corner_x + inward_x, corner_y), colour, weight, cv2.LINE_AA)
-                cv2.line(picture, corner, (corner_x, corner_y + inward_y), colour, weight, cv2.LINE_AA)
+                cv2.line(picture, corner, (corner_x + inward_x, corner_y), colour, weight)
+                cv2.line(picture, corner, (corner_x, corner_y + inward_y), colour, weight)
     _tag(picture, f"{region.peak:.2f}", left, top, right, bottom)
 
 
