@@ -104,9 +104,9 @@ def summary(runs: Sequence[Run], rows: Sequence[str]) -> dict[str, Any]:
             for figure in mine[0][name]:
                 values = [run[name][figure] for run in mine]
                 table[row][f"{name}/{figure}"] = {
-                    "mean": round(statistics.mean(values), 4),
-                    "min": round(min(values), 4),
-                    "max": round(max(values), 4),
+                    "mean": round(statistics.mean(values), 6),
+                    "min": round(min(values), 6),
+                    "max": round(max(values), 6),
                     "ci95": half_width(values),
                 }
     return table
