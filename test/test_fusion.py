@@ -1,12 +1,17 @@
 """The score of likelihood and margin together: its formula, its parts, and what it refuses."""
 
+import lightning as L
 import pytest
 import torch
+from fit_support import write_tiny_kit
 from torch import nn
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig
 from flowclas_ros.model.fusion import INLIER_WEIGHT, MarginFusion, Moments, near_outliers
+from flowclas_ros.training.config_file import load_config
+from flowclas_ros.training.data import open_data
+from flowclas_ros.training.module import FitModule
 
 
 def margin_model() -> tuple[FlowCLAS, torch.Tensor, torch.Tensor]:
@@ -106,3 +111,16 @@ def test_margin_without_outliers_is_refused():
     model, features, labels = margin_model()
     with pytest.raises(FlowclasError, match="needs inlier and outlier pixels"):
         model.fit_margin([(features, labels * 0)])
+
+
+def test_the_margins_scenes_are_as_many_as_asked_for_never_the_same_and_the_same_each_time(tmp_path):
+    write_tiny_kit(tmp_path)
+    overrides = ["--model.margin_weight", "1", "--trainer.margin_scenes", "24"]  # of four frames
+    config = load_config(tmp_path / "fit.yaml", overrides)
+    module = FitModule(FlowCLAS(config.model), config, open_data(config.data, config.seed))
+    module.trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu")
+    features, labels = (torch.cat(parts) for parts in zip(*module._margin_batches(), strict=True))
+    again, _ = (torch.cat(parts) for parts in zip(*module._margin_batches(), strict=True))
+    assert len(features) == 24 == len({tuple(scene.flatten().tolist()) for scene in features})
+    assert torch.equal(features, again)
+    assert all((scene == 1).any() for scene in labels)

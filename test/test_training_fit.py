@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import cv2
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -20,13 +19,10 @@ from safetensors.torch import load_file
 from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
-from flowclas_ros.model.flowclas import FlowCLAS
 from flowclas_ros.training import fit as fitting
 from flowclas_ros.training.calibrate import score_image
 from flowclas_ros.training.config_file import load_config
-from flowclas_ros.training.data import open_data
 from flowclas_ros.training.metrics import PixelMetrics
-from flowclas_ros.training.module import FitModule
 from flowclas_ros.training.trainer_setup import lr_factor
 
 pytestmark = pytest.mark.timeout(180)
@@ -288,18 +284,6 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 @pytest.mark.slow
-def test_the_margins_scenes_are_as_many_as_asked_for_never_the_same_and_the_same_each_time(root):
-    overrides = ["--model.margin_weight", "1", "--trainer.margin_scenes", "24"]  # of ten frames
-    config = load_config(root / "fit.yaml", overrides)
-    module = FitModule(FlowCLAS(config.model), config, open_data(config.data, config.seed))
-    module.trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu")
-    features, labels = (torch.cat(parts) for parts in zip(*module._margin_batches(), strict=True))
-    again, _ = (torch.cat(parts) for parts in zip(*module._margin_batches(), strict=True))
-    assert len(features) == 24 == len({tuple(scene.flatten().tolist()) for scene in features})
-    assert torch.equal(features, again)
-    assert all((scene == 1).any() for scene in labels)
-
-
 def test_the_kit_fits_end_to_end_in_a_few_steps(kit, tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWCLAS_KIT", str(kit))
     for split, source, every in (("train", "train", 40), ("val", "val", 20)):

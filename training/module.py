@@ -150,6 +150,7 @@ class FitModule(L.LightningModule):
         Where there are fewer frames than scenes are asked for, they come again with other pastes.
         """
         dataset = training_set(self.config, self.data)
+        dataset.auxiliary = False  # the objects alone, x_out, have no part in the margin
         size, scenes = self.config.data.batch_size, self.config.trainer.margin_scenes
         passes = math.ceil(scenes / len(dataset))
         spread = np.linspace(0, passes * len(dataset) - 1, scenes).round().astype(int).tolist()
