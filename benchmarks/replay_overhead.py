@@ -4,9 +4,9 @@
     python benchmarks/replay_overhead.py            # writes benchmarks/results/replay_overhead.json
 
 Time: the detector alone on the bag's frames, decoded before, and the pass of the replay over the bag (reading,
-decoding, detecting, interpreting, annotated bag, table), in turns, so that both see the same machine. What a bag costs
-once, however long it is (opening, report), stands beside it. Memory: the peak of `flowclas replay` in its own process
-over the bag and over the same frames ten times.
+decoding, detecting, interpreting, annotated bag, table), in turns, so that both see the same machine, with a detector
+that is warm. What a bag costs once, however long it is (opening, report), stands beside it. Memory: the peak of
+`flowclas replay` in its own process over the bag and over the same frames ten times.
 """
 
 from __future__ import annotations

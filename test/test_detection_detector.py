@@ -106,6 +106,18 @@ def test_frame_sizes_may_change_from_call_to_call(checkpoint):
         assert detector.detect(np.zeros((height, width, 3), np.uint8)).score.shape == (height, width)
 
 
+def test_a_size_is_warmed_up_once_and_again_after_a_move(checkpoint, monkeypatch):
+    detector = Detector(checkpoint, device="cpu", false_alarm_rate=0.2)
+    sizes = []
+    monkeypatch.setattr(detector, "detect_batch", lambda images: sizes.append((len(images), *images[0].shape[:2])))
+    for batch in (1, 1, 2, 1):
+        detector.warm_up(H, W, batch)
+    assert sizes == [(1, H, W), (2, H, W)]
+    detector.move("cpu", "bf16")
+    detector.warm_up(H, W)
+    assert sizes[2:] == [(1, H, W)]
+
+
 def test_everything_may_run_on_a_worker_thread(checkpoint):
     masks = []
 

@@ -69,6 +69,7 @@ class Detector:
             raise FlowclasError(f"min_area {min_area} is below one pixel: 1 keeps every region")
         self._scorer = Scorer(checkpoint, device=device, precision=precision, backbone_weights=backbone_weights)
         self.min_area = min_area
+        self._warm: set[tuple[int, int, int]] = set()  # height, width, batch
         table = self._scorer.header.get("calibration")
         self.calibration = Calibration.from_dict(table) if table else None
         if self.calibration is None and threshold is None:
@@ -119,10 +120,15 @@ class Detector:
     def move(self, device: str, precision: str) -> None:
         """Go on on another device, in another precision. Raises FlowclasError; all is as before then."""
         self._scorer.move(device, precision)
+        self._warm.clear()
 
     def warm_up(self, height: int, width: int, batch: int = 1) -> None:
-        """Run once on a blank frame of this size (pixels), so that the first real one pays no lazy start."""
-        self.detect_batch([np.zeros((height, width, 3), dtype=np.uint8)] * batch)
+        """Run once on a blank frame of this size (pixels), so that the first real one pays no lazy start; a size that
+        is warm already costs nothing. Raises FlowclasError as `detect_batch` does.
+        """
+        if (height, width, batch) not in self._warm:
+            self.detect_batch([np.zeros((height, width, 3), dtype=np.uint8)] * batch)
+            self._warm.add((height, width, batch))
 
     def detect(self, image: Image) -> Detection:
         """Look at one frame (H,W,3) uint8 RGB. Raises FlowclasError as `detect_batch` does."""

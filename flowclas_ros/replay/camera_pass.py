@@ -82,7 +82,6 @@ class CameraPass:
         self._self_mask = SelfMask.from_setting(settings.self_mask, camera.name)
         self._now = 0.0  # seconds, time of recording
         self._status: Status | None = None
-        self._warm: set[tuple[int, ...]] = set()
         self.judgement = None if masks is None else Judgement(detector)
         self.notes: dict[str, int] = {}  # what happened, and how often
         self._sync: DepthSync | None = None
@@ -133,9 +132,8 @@ class CameraPass:
         recorded: Recorded = synced.image
         status = self._status
         assert status is not None  # since the first frame came
-        if recorded.image is not None and recorded.image.shape not in self._warm:
+        if recorded.image is not None:
             self._detector.warm_up(*recorded.image.shape[:2])  # as the node: the first frame pays no lazy start
-            self._warm.add(recorded.image.shape)
         start = time.perf_counter()
         finding: Finding | None = None
         try:
