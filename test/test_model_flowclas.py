@@ -110,6 +110,19 @@ def test_blocks_behind_the_last_stage_that_is_read_are_dropped_and_change_nothin
     assert sum(p.numel() for p in part.parameters()) < 0.5 * sum(p.numel() for p in whole.parameters())
 
 
+def test_features_may_come_from_the_wide_middle_of_a_stages_last_block():
+    kwargs = {"feature_location": "expansion"}
+    backbone = FrozenBackbone(BackboneConfig("mobilenetv2_100", "random", layers=(1, 3), stride=16, kwargs=kwargs))
+    assert [section.channels for section in backbone.sections] == [144, 576]
+    last = backbone.model.blocks[-1][-1]
+    seen = []
+    last.conv_pwl.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    features = backbone(torch.rand(2, 3, 64, 96))
+    assert features.shape == (2, 144 + 576, 4, 6)
+    torch.testing.assert_close(features[:, 144:], seen[0])
+    assert (features >= 0).all()  # behind the activation
+
+
 def test_backbone_stays_in_eval_mode_and_without_gradient_whatever_a_trainer_does():
     model = small_model()
     before = model.backbone.content_sha256()
