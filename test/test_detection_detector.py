@@ -233,9 +233,12 @@ def test_a_setting_out_of_range_is_refused_by_name_and_value(checkpoint, setting
 
 def test_a_closed_detector_says_so(checkpoint):
     detector = Detector(checkpoint, device="cpu")
+    detector.warm_up(H, W)
     detector.close()
     with pytest.raises(FlowclasError, match="closed"):
         detector.detect(frames(1)[0])
+    with pytest.raises(FlowclasError, match="closed"):
+        detector.warm_up(H, W)
 
 
 def test_regions_join_diagonal_neighbours_drop_the_small_and_lead_with_the_highest_peak():

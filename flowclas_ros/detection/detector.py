@@ -171,3 +171,4 @@ class Detector:
     def close(self) -> None:
         """Let go of the model and its device memory. The detector cannot be used afterwards."""
         self._scorer.close()
+        self._warm.clear()
