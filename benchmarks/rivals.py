@@ -51,7 +51,7 @@ OURS = {
     # the likelihood alone: the margin would bring the outliers in by Fisher's discriminant
     "ours, without the contrastive term": [
         *("--loss.contrastive", "none"),
-        *("--model.margin_weight", "0", "--model.centred", "false"),
+        *("--model.margin_weight", "0", "--model.centred", "false", "--model.guided_radius", "0"),
     ],
     "ours": [],
 }

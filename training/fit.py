@@ -152,6 +152,7 @@ def _model_config(config: FitConfig) -> Any:
             "projection_dim": 0,
             "margin_weight": 0.0,
             "centred": False,
+            "guided_radius": 0.0,
             "classes": 0,
             "score": "nll",
             "energy_weight": 0.0,

@@ -164,8 +164,9 @@ class FitModule(L.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Collect the scores of the labelled pixels, at image resolution: (B, H, W), nats per dimension."""
         labels = batch["label"]
-        features = self.model.features(batch["image"].float() / 255)
-        scores = self.model.to_image(self.model.grid_score(features).unsqueeze(1), *labels.shape[-2:]).squeeze(1)
+        images = batch["image"].float() / 255
+        features = self.model.features(images)
+        scores = self.model.image_score(features, images)
         if self.iou is not None:
             self.iou.update(self.model.to_image(self.model.logits(features), *labels.shape[-2:]), batch["classes"])
         self.metrics.update(scores.cpu().numpy(), labels.cpu().numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +17,7 @@ from flowclas_ros.model.density import DiagonalGaussian
 from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flow_types import build_flow
 from flowclas_ros.model.fusion import MarginFusion, Moments, near_outliers
+from flowclas_ros.model.guided import guided_filter
 from flowclas_ros.model.segmentation import SegmentationHead, energy_entropy
 
 
@@ -30,6 +32,9 @@ class FlowCLASConfig:
         margin_weight: weight of the margin in the score (``MarginFusion``); 0 is the published score, the NLL alone.
         centred: take each frame's median off its score (``MarginFusion``): for cameras in changing light and weather
             whose view no object can fill; needs margin_weight.
+        neighbourhood: cells, odd; above 1 the margin also sees the features' means over so many cells a side.
+        guided_radius: pixels at the short side; above 0 the score at image resolution goes through a guided filter of
+            that radius (``guided_filter``), so that it follows the edges of the image; 0 is the published score.
         classes: K, inlier classes of the segmentation head; 0 for none: the label-free track.
         score: what the score is built on: ``nll``, to which the weighted terms are added, or ``energy_entropy``, that
             of the class logits alone; the flow is not run then.
@@ -44,6 +49,8 @@ class FlowCLASConfig:
     projection_dim: int = 256
     margin_weight: float = 0.0
     centred: bool = False
+    neighbourhood: int = 1
+    guided_radius: float = 0.0
     classes: int = 0
     score: Literal["nll", "energy_entropy"] = "nll"
     energy_weight: float = 0.0
@@ -61,6 +68,10 @@ class FlowCLASConfig:
             raise FlowclasError(
                 "centred is true with margin_weight 0; the likelihood alone is not centred: set one of them"
             )
+        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
+            raise FlowclasError(f"neighbourhood is {self.neighbourhood} cells; it must be odd, 1 for the cell alone")
+        if not 0 <= self.guided_radius < math.inf:
+            raise FlowclasError(f"guided_radius is {self.guided_radius} px; it must be 0 or more, 0 for no filter")
         if self.projection_dim < 0:
             raise FlowclasError(f"projection_dim is {self.projection_dim}; it must be 0 or more")
         if self.short_side is not None and self.short_side < 32:
@@ -101,7 +112,8 @@ class FlowCLAS(nn.Module):
         self.base = DiagonalGaussian(channels)
         self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
         margin = (config.projection_dim, channels, config.margin_weight)
-        self.fusion = MarginFusion(*margin, centred=config.centred) if config.margin_weight else None
+        options = {"centred": config.centred, "neighbourhood": config.neighbourhood}
+        self.fusion = MarginFusion(*margin, **options) if config.margin_weight else None
         self.segmentation = SegmentationHead(channels, config.classes) if config.classes else None
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
@@ -193,7 +205,7 @@ class FlowCLAS(nn.Module):
         inliers, near, outliers, nlls = Moments(), Moments(), Moments(), []
         for features, labels in batches:
             z, log_det = self.latent(features)
-            rows = torch.cat([self.project(z), features], dim=1).movedim(1, -1)
+            rows = torch.cat([self.project(z), self.fusion.seen(features)], dim=1).movedim(1, -1)
             inliers.add(rows[labels == 0])
             near.add(rows[near_outliers(labels)])
             outliers.add(rows[labels == 1])
@@ -227,10 +239,20 @@ class FlowCLAS(nn.Module):
             images: (B, 3, H, W) of any size.
 
         Returns:
-            (B, H, W) float32, nats per dimension; the score of the grid (``grid_score``), interpolated bilinearly.
+            (B, H, W) float32, nats per dimension, as ``image_score`` has it.
         """
-        score = self.grid_score(self.features(images)).unsqueeze(1)
-        return self.to_image(score, images.shape[-2], images.shape[-1]).squeeze(1)
+        return self.image_score(self.features(images), images)
+
+    def image_score(self, features: Tensor, images: Tensor) -> Tensor:
+        """Score of the grid (``grid_score``) brought to the images: features (B, C, h, w) and the images that they are
+        of, RGB in 0..1 (B, 3, H, W) -> (B, H, W) float32. Bilinear; with ``guided_radius``, along the image's edges.
+        """
+        height, width = images.shape[-2:]
+        score = self.to_image(self.grid_score(features).unsqueeze(1), height, width)
+        if self.config.guided_radius:
+            radius = self.config.guided_radius * height / self.working_size(height, width)[0]
+            score = guided_filter(score, images.float().mean(dim=1, keepdim=True), radius)
+        return score.squeeze(1)
 
     def to_image(self, grid: Tensor, height: int, width: int) -> Tensor:
         """A map on the grid (B, K, h, w) interpolated bilinearly to the image (B, K, height, width), in pixels."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.guided import box_mean
 
 NEAR = 2  # cells around an outlier in which an inlier cell is a near one
 INLIER_WEIGHT = 10.0  # of the inliers' covariance beside the outliers': there are few objects, and they vary less
@@ -63,6 +64,10 @@ class MarginFusion(nn.Module):
     Near c this moves with the NLL one to one. Far from it the NLL counts by its logarithm: its tail is heavy on normal
     scenes too (a rare sign, a lamp), and as it stands would drown the margin.
 
+    With a ``neighbourhood`` of more than one cell the discriminant also sees the features' means over a square of so
+    many cells around each: what stands out of its surroundings, and what goes on beyond the cell. It is a line, so the
+    mean is taken of the product, which costs nothing.
+
     ``centred`` takes each frame's median off its score, up to ``CENTRED_UP_TO`` s: weather, light and a strange street
     move a whole frame, an object does not, unless it fills more than half of the view.
     """
@@ -73,11 +78,13 @@ class MarginFusion(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, dimensions: int, channels: int, weight: float, *, centred: bool = False) -> None:
+    def __init__(
+        self, dimensions: int, channels: int, weight: float, *, centred: bool = False, neighbourhood: int = 1
+    ) -> None:
         super().__init__()
-        self.weight, self.centred = weight, centred
+        self.weight, self.centred, self.neighbourhood = weight, centred, neighbourhood
         self.register_buffer("direction", torch.zeros(dimensions))
-        self.register_buffer("discriminant", torch.zeros(channels))
+        self.register_buffer("discriminant", torch.zeros(channels if neighbourhood == 1 else 2 * channels))
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
@@ -86,19 +93,27 @@ class MarginFusion(nn.Module):
         """NLL (B, h, w) in nats per dimension, projections (B, P, h, w), features (B, C, h, w) -> score (B, h, w)."""
         # Not as an einsum under autocast: a product with a fixed direction is cheap, its rounding would show.
         margin = (projection * self.direction.view(1, -1, 1, 1)).sum(dim=1) - self.offset
-        margin = margin + (features * self.discriminant.view(1, -1, 1, 1)).sum(dim=1)
+        channels = features.shape[1]
+        margin = margin + (features * self.discriminant[:channels].view(1, -1, 1, 1)).sum(dim=1)
+        if self.neighbourhood > 1:
+            around = (features * self.discriminant[channels:].view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
+            margin = margin + box_mean(around, self.neighbourhood).squeeze(1)
         joint = torch.asinh((nll - self.centre) / self.spread) + self.weight * margin
         if self.centred:
             median = joint.flatten(1).median(dim=1).values.clamp(-CENTRED_UP_TO, CENTRED_UP_TO)
             joint = joint - median.view(-1, 1, 1)
         return self.centre + self.spread * joint
 
+    def seen(self, features: Tensor) -> Tensor:
+        """What the discriminant looks at: features (B, C, h, w), with their neighbourhoods' means (B, 2C, h, w)."""
+        return features if self.neighbourhood == 1 else torch.cat([features, box_mean(features, self.neighbourhood)], 1)
+
     @torch.no_grad()
     def fit(self, inliers: Moments, near: Moments, outliers: Moments, inlier_nll: Tensor) -> None:
         """Set directions and scales; the flow and the projection head stay as they are.
 
         Args:
-            inliers: of inlier cells, projection and features side by side (P + C).
+            inliers: of inlier cells, the projection and what the discriminant sees side by side (P + C or P + 2C).
             near: of those of them that lie near an outlier.
             outliers: of outlier cells.
             inlier_nll: (N,) of the inlier cells, nats per dimension.
