@@ -68,6 +68,36 @@ def test_the_discriminant_is_fishers_and_near_inliers_count_as_much_as_all():
     assert float(cosine) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_neighbourhood_is_seen_as_the_mean_of_the_cells_around_and_costs_one_map():
+    fusion = MarginFusion(2, 4, weight=1.0, neighbourhood=3)
+    nn.init.normal_(fusion.discriminant)
+    features = torch.randn(2, 4, 6, 7)
+    seen = fusion.seen(features)
+    assert seen.shape == (2, 8, 6, 7)
+    torch.testing.assert_close(seen[:, 4:, 2, 3], features[:, :, 1:4, 2:5].mean((2, 3)))
+    torch.testing.assert_close(seen[:, 4:, 0, 0], features[:, :, :2, :2].mean((2, 3)))  # of what there is
+    score = fusion(torch.zeros(2, 6, 7), torch.zeros(2, 2, 6, 7), features)
+    torch.testing.assert_close(score, torch.einsum("bchw,c->bhw", seen, fusion.discriminant))
+
+
+def test_with_a_neighbourhood_a_cell_is_told_by_what_lies_around_it():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(8, 3, 20, 20, generator=generator)
+    labels = torch.zeros(8, 20, 20, dtype=torch.uint8)
+    labels[:, 6:14, 6:14] = 1
+    features[:, 0][labels == 1] += 0.7  # little against the noise of one cell, much against that of 25
+    apart = {}
+    for side in (1, 5):
+        fusion, moments = MarginFusion(0, 3, weight=1.0, neighbourhood=side), [Moments() for _ in range(3)]
+        rows = fusion.seen(features).movedim(1, -1)
+        for moment, cells in zip(moments, (labels == 0, near_outliers(labels), labels == 1), strict=True):
+            moment.add(rows[cells])
+        fusion.fit(*moments, torch.randn(99, generator=generator))
+        score = fusion(torch.zeros(8, 20, 20), torch.zeros(8, 0, 20, 20), features)
+        apart[side] = float((score[labels == 1].mean() - score[labels == 0].mean()) / score[labels == 0].std())
+    assert apart[5] > 2 * apart[1]
+
+
 def test_near_inliers_lie_within_two_cells_of_an_outlier_and_are_no_outliers_themselves():
     labels = torch.zeros(1, 7, 9, dtype=torch.uint8)
     labels[0, 3, 4], labels[0, 3, 5] = 1, 255

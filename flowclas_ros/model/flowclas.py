@@ -111,10 +111,18 @@ class FlowCLAS(nn.Module):
         self.flow = build_flow(channels, config.flow, self.backbone.sections)
         self.base = DiagonalGaussian(channels)
         self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
-        margin = (config.projection_dim, channels, config.margin_weight)
-        options = {"centred": config.centred, "neighbourhood": config.neighbourhood}
-        self.fusion = MarginFusion(*margin, **options) if config.margin_weight else None
+        self.fusion = self._fusion(channels) if config.margin_weight else None
         self.segmentation = SegmentationHead(channels, config.classes) if config.classes else None
+
+    def _fusion(self, channels: int) -> MarginFusion:
+        config = self.config
+        return MarginFusion(
+            config.projection_dim,
+            channels,
+            config.margin_weight,
+            centred=config.centred,
+            neighbourhood=config.neighbourhood,
+        )
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """Size in pixels at which the backbone sees an image of the given size."""

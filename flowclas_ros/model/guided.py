@@ -11,7 +11,7 @@ FLATNESS = 1e-3  # epsilon of the paper, squared brightness of 0..1: what varies
 
 
 def box_mean(maps: Tensor, side: int) -> Tensor:
-    """Mean over a square of ``side`` (odd) pixels around each: (B, K, h, w) -> the same. At borders, of what there is."""
+    """Mean over ``side`` x ``side`` (odd) pixels around each, at borders of what there is: (B, K, h, w) -> the same."""
     rows = F.avg_pool2d(maps, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
 

@@ -1,0 +1,77 @@
+"""The guided filter: its formula window by window, edges, a coarser grid, and its place in the model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig
+from flowclas_ros.model.guided import FLATNESS, box_mean, guided_filter
+
+
+def by_the_paper(score: np.ndarray, guide: np.ndarray, radius: int) -> np.ndarray:
+    """He, Sun, Tang 2013, equations 5, 6 and 8, one window after another."""
+    height, width = score.shape
+    slope, offset = np.zeros_like(score), np.zeros_like(score)
+
+    def window(y: int, x: int) -> tuple[slice, slice]:
+        return slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1)
+
+    for y in range(height):
+        for x in range(width):
+            p, i = score[window(y, x)], guide[window(y, x)]
+            slope[y, x] = ((i * p).mean() - i.mean() * p.mean()) / (i.var() + FLATNESS)
+            offset[y, x] = p.mean() - slope[y, x] * i.mean()
+    mean = np.array([[[m[window(y, x)].mean() for m in (slope, offset)] for x in range(width)] for y in range(height)])
+    return mean[..., 0] * guide + mean[..., 1]
+
+
+def maps(height: int = 17, width: int = 23) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    score, guide = torch.rand(2, 1, 1, height, width, generator=generator)
+    return score, guide
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_it_is_the_papers_filter(radius):
+    score, guide = maps()
+    expected = by_the_paper(score[0, 0].double().numpy(), guide[0, 0].double().numpy(), radius)
+    torch.testing.assert_close(
+        guided_filter(score, guide, radius)[0, 0].double(), torch.from_numpy(expected), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("radius", [2, 5, 9, 40])
+def test_a_constant_score_stays_and_a_picture_without_edges_is_a_blur(radius):
+    score, guide = maps(61, 83)
+    constant = torch.full_like(score, 3.0)
+    torch.testing.assert_close(guided_filter(constant, guide, radius), constant, atol=1e-4, rtol=0)
+    blurred = guided_filter(score, torch.full_like(guide, 0.5), radius)
+    assert blurred.std() < 0.5 * score.std()
+    assert float(blurred.mean()) == pytest.approx(float(score.mean()), abs=0.03)
+
+
+@pytest.mark.parametrize("radius", [4, 6, 9])
+def test_a_score_that_spills_over_an_objects_edge_is_drawn_back_to_it(radius):
+    guide = torch.full((1, 1, 60, 81), 0.3)
+    guide[..., 20:41, 30:52] = 0.8  # no multiple of the coarse grid
+    inside = guide > 0.5
+    score = box_mean(inside.float(), 9)
+    ring = (box_mean(inside.float(), 5) > 0) & ~inside
+    filtered = guided_filter(score, guide, radius)
+    assert filtered[ring].mean() < 0.75 * score[ring].mean()
+    assert filtered[inside].mean() > score[inside].mean()
+
+
+def test_a_models_score_is_filtered_at_the_images_size_and_for_each_image_by_itself():
+    torch.manual_seed(0)
+    backbone = BackboneConfig("mobilenetv2_100", "random", layers=(2, 3), stride=16)
+    config = FlowCLASConfig(backbone, FlowConfig(1, whitening=False), projection_dim=0, short_side=96)
+    plain, edged = FlowCLAS(config).eval(), FlowCLAS(replace(config, guided_radius=6.0)).eval()
+    edged.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 192, 256)
+    with torch.no_grad():
+        expected = guided_filter(plain(images)[:, None], images.mean(1, keepdim=True), 12.0)[:, 0]  # twice the size
+        torch.testing.assert_close(edged(images), expected)
+        torch.testing.assert_close(edged(images[1:]), edged(images)[1:], atol=1e-4, rtol=1e-4)
