@@ -51,7 +51,8 @@ OURS = {
     # the likelihood alone: the margin would bring the outliers in by Fisher's discriminant
     "ours, without the contrastive term": [
         *("--loss.contrastive", "none"),
-        *("--model.margin_weight", "0", "--model.centred", "false", "--model.guided_radius", "0"),
+        *("--model.margin_weight", "0", "--model.centred", "false"),
+        *("--model.guided_radius", "0", "--model.mirrored", "false"),
     ],
     "ours": [],
 }

@@ -75,3 +75,16 @@ def test_a_models_score_is_filtered_at_the_images_size_and_for_each_image_by_its
         expected = guided_filter(plain(images)[:, None], images.mean(1, keepdim=True), 12.0)[:, 0]  # twice the size
         torch.testing.assert_close(edged(images), expected)
         torch.testing.assert_close(edged(images[1:]), edged(images)[1:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_mirrored_models_score_is_the_mean_with_that_of_the_mirrored_image():
+    torch.manual_seed(0)
+    backbone = BackboneConfig("mobilenetv2_100", "random", layers=(2, 3), stride=16)
+    config = FlowCLASConfig(backbone, FlowConfig(1, whitening=False), projection_dim=0)
+    plain, both = FlowCLAS(config).eval(), FlowCLAS(replace(config, mirrored=True)).eval()
+    both.load_state_dict(plain.state_dict())
+    images = torch.rand(1, 3, 96, 150)  # 150 is no multiple of a cell
+    with torch.no_grad():
+        score = both(images)
+        torch.testing.assert_close(score, (plain(images) + plain(images.flip(-1)).flip(-1)) / 2)
+        torch.testing.assert_close(both(images.flip(-1)), score.flip(-1))

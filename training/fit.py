@@ -153,6 +153,7 @@ def _model_config(config: FitConfig) -> Any:
             "margin_weight": 0.0,
             "centred": False,
             "guided_radius": 0.0,
+            "mirrored": False,
             "classes": 0,
             "score": "nll",
             "energy_weight": 0.0,
