@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from node_support import LOAD_TIMEOUT, START_TIMEOUT
 
+from flowclas_ros.node.demo_processes import processes
+
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
 
@@ -140,6 +142,22 @@ def test_an_interrupted_demo_takes_its_processes_with_it(marked, checkpoint, num
     process.send_signal(number)
     process.communicate(timeout=DEMO_TIMEOUT)
     assert process.returncode != 0
+
+
+def test_an_interrupt_while_a_process_is_being_started_loses_none(tmp_path, monkeypatch):
+    started = []
+
+    def popen(*arguments, **options):
+        started.append(Popen(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGINT)  # it has begun, and nobody has it yet
+        return started[0]
+
+    Popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(KeyboardInterrupt), processes() as start:
+        start("node.camera", "--help", log=tmp_path / "log.txt")
+        pytest.fail("the interrupt was forgotten")
+    assert started[0].returncode is not None
 
 
 def test_the_detector_dying_ends_the_demo_with_one_line(marked, checkpoint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ class Start:
 
     def __call__(self, module: str, *arguments: str, log: Path, pipe: bool = False) -> subprocess.Popen:
         """Start `python -m flowclas_ros.<module> <arguments>`; `pipe`: its stdout is read by the caller."""
-        with open(log, "wb") as file:
+        with open(log, "wb") as file, _interrupts_held_back():
             process = subprocess.Popen(
                 [sys.executable, "-m", f"flowclas_ros.{module}", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -31,8 +32,8 @@ class Start:
                 stderr=file,
                 text=True,
             )
-        self.running.append(process)
-        self.logs[process.pid] = log
+            self.running.append(process)
+            self.logs[process.pid] = log
         return process
 
     def check(self, process: subprocess.Popen, name: str) -> None:
@@ -46,6 +47,23 @@ class Start:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         reason = lines[-1].split("]: ")[-1].removeprefix("error: ") if lines else "it said nothing"
         return FlowclasError(f"{what}: {reason} (log: {log})")
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is over: within Popen they would lose a process that has begun."""
+    waiting: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = {number: handler for number, handler in handlers.items() if callable(handler)}  # not those ignored
+    for number in caught:
+        signal.signal(number, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+        for late in waiting:
+            signal.raise_signal(late)
 
 
 @contextmanager
