@@ -40,9 +40,8 @@ class Neighbours(Rival):
     settings = MappingProxyType({"neighbours": NeighbourMemory.neighbours, "memory_cells": 10_000, "whitened": True})
 
     def fit(self, seed: int) -> None:
-        flow = replace(self.config.model.flow, steps=0, whitening=True, type="glow")
-        config = replace(self.config.model, flow=flow, projection_dim=0, margin_weight=0.0, centred=False)
-        self.model = NeighbourMemory(config).eval()
+        config = self.config.model.gaussian()
+        self.model = NeighbourMemory(replace(config, flow=replace(config.flow, type="glow"))).eval()
         frames = self.spread(self.config.trainer.init_frames)
         self.model.flow.initialise([(self._features(path), None) for path in track(frames, "features")])
         generator = torch.Generator().manual_seed(seed)

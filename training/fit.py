@@ -145,20 +145,10 @@ def _fit(output: Path, config: FitConfig, *, resume: bool) -> Path:
 
 
 def _model_config(config: FitConfig) -> Any:
-    """The model as configured; the Gaussian baseline is the same with no step and no head."""
+    """The model as configured, or what its baselines leave of it."""
     model = config.model
     if config.method == "gaussian":
-        plain: dict[str, Any] = {
-            "projection_dim": 0,
-            "margin_weight": 0.0,
-            "centred": False,
-            "guided_radius": 0.0,
-            "mirrored": False,
-            "classes": 0,
-            "score": "nll",
-            "energy_weight": 0.0,
-        }
-        return replace(model, flow=replace(model.flow, steps=0, whitening=True), **plain)
+        return model.gaussian()
     if not config.loss.fits_flow:  # the classes alone
         model = replace(model, flow=FlowConfig(steps=0))
     if config.loss.contrastive == "none":

@@ -165,10 +165,10 @@ class FitModule(L.LightningModule):
         """Collect the scores of the labelled pixels, at image resolution: (B, H, W), nats per dimension."""
         labels = batch["label"]
         images = batch["image"].float() / 255
-        scores = self.model(images)
+        features = self.model.features(images)
+        scores = self.model.image_score(features, images)
         if self.iou is not None:
-            logits = self.model.logits(self.model.features(images))
-            self.iou.update(self.model.to_image(logits, *labels.shape[-2:]), batch["classes"])
+            self.iou.update(self.model.to_image(self.model.logits(features), *labels.shape[-2:]), batch["classes"])
         self.metrics.update(scores.cpu().numpy(), labels.cpu().numpy())
         inliers = scores[labels == INLIER]
         total, count = self.inlier_score

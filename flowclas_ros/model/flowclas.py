@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -96,6 +96,21 @@ class FlowCLASConfig:
                 f"(now {self.margin_weight}) to 0, or score to nll"
             )
 
+    def gaussian(self) -> FlowCLASConfig:
+        """The baseline on the same features: the likelihood of their full-covariance Gaussian, nothing beside it."""
+        return replace(
+            self,
+            flow=replace(self.flow, steps=0, whitening=True),
+            projection_dim=0,
+            margin_weight=0.0,
+            centred=False,
+            guided_radius=0.0,
+            mirrored=False,
+            classes=0,
+            score="nll",
+            energy_weight=0.0,
+        )
+
     @property
     def track(self) -> str:
         """``label`` when the model learned from class labels of the inliers, else ``label-free``: never compared."""
@@ -113,18 +128,11 @@ class FlowCLAS(nn.Module):
         self.flow = build_flow(channels, config.flow, self.backbone.sections)
         self.base = DiagonalGaussian(channels)
         self.projection = nn.Conv2d(channels, config.projection_dim, 1) if config.projection_dim else None
-        self.fusion = self._fusion(channels) if config.margin_weight else None
+        self.fusion: MarginFusion | None = None
+        if config.margin_weight:
+            margin = (config.projection_dim, channels, config.margin_weight)
+            self.fusion = MarginFusion(*margin, centred=config.centred, neighbourhood=config.neighbourhood)
         self.segmentation = SegmentationHead(channels, config.classes) if config.classes else None
-
-    def _fusion(self, channels: int) -> MarginFusion:
-        config = self.config
-        return MarginFusion(
-            config.projection_dim,
-            channels,
-            config.margin_weight,
-            centred=config.centred,
-            neighbourhood=config.neighbourhood,
-        )
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """Size in pixels at which the backbone sees an image of the given size."""
@@ -249,20 +257,25 @@ class FlowCLAS(nn.Module):
             images: (B, 3, H, W) of any size.
 
         Returns:
-            (B, H, W) float32, nats per dimension: the score of the grid (``grid_score``), interpolated bilinearly; with
-            ``mirrored`` its mean with that of the mirrored image, with ``guided_radius`` along the image's edges.
+            (B, H, W) float32, nats per dimension: as ``image_score`` has it of the images' features.
+        """
+        return self.image_score(self.features(images), images)
+
+    def image_score(self, features: Tensor, images: Tensor) -> Tensor:
+        """Score of images (B, 3, H, W) whose features (B, C, h, w) are at hand: (B, H, W) float32, nats per dimension.
+
+        The score of the grid (``grid_score``), interpolated bilinearly; with ``mirrored`` its mean with that of the
+        mirrored image, with ``guided_radius`` along the image's edges.
         """
         height, width = images.shape[-2:]
-        score = self._spread_score(images)
+        score = self.to_image(self.grid_score(features).unsqueeze(1), height, width)
         if self.config.mirrored:
-            score = (score + self._spread_score(images.flip(-1)).flip(-1)) / 2
+            mirrored = self.grid_score(self.features(images.flip(-1))).unsqueeze(1)
+            score = (score + self.to_image(mirrored, height, width).flip(-1)) / 2
         if self.config.guided_radius:
             radius = self.config.guided_radius * height / self.working_size(height, width)[0]
             score = guided_filter(score, images.float().mean(dim=1, keepdim=True), radius)
         return score.squeeze(1)
-
-    def _spread_score(self, images: Tensor) -> Tensor:
-        return self.to_image(self.grid_score(self.features(images)).unsqueeze(1), *images.shape[-2:])
 
     def to_image(self, grid: Tensor, height: int, width: int) -> Tensor:
         """A map on the grid (B, K, h, w) interpolated bilinearly to the image (B, K, height, width), in pixels."""
