@@ -76,8 +76,9 @@ def make_checkpoint(path: Path, bag: Path, short_side: int) -> Path:
     from flowclas_ros.detection.calibration import Calibration
     from flowclas_ros.model.backbone import BackboneConfig
     from flowclas_ros.model.checkpoint import save_checkpoint
+    from flowclas_ros.model.config import FlowCLASConfig
     from flowclas_ros.model.flow import FlowConfig
-    from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+    from flowclas_ros.model.flowclas import FlowCLAS
 
     torch.manual_seed(0)
     weights = str(record.kit_folder() / "backbone" / "mobilenetv2_100.tf_in1k.safetensors")

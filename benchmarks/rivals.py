@@ -52,6 +52,7 @@ OURS = {
     "ours, without the contrastive term": [
         *("--loss.contrastive", "none"),
         *("--model.margin_weight", "0", "--model.centred", "false"),
+        *("--model.memory_weight", "0"),
         *("--model.guided_radius", "0", "--model.mirrored", "false"),
     ],
     "ours": [],

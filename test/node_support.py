@@ -55,8 +55,9 @@ def make_checkpoint(path: Path, short_side: int | None = None, drift: bool = Fal
     from flowclas_ros.detection.drift import DriftReference, sample
     from flowclas_ros.model.backbone import BackboneConfig
     from flowclas_ros.model.checkpoint import save_checkpoint
+    from flowclas_ros.model.config import FlowCLASConfig
     from flowclas_ros.model.flow import FlowConfig
-    from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+    from flowclas_ros.model.flowclas import FlowCLAS
 
     torch.manual_seed(0)
     config = FlowCLASConfig(

@@ -14,8 +14,9 @@ from flowclas_ros.detection.regions import find_regions
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import BackboneConfig
 from flowclas_ros.model.checkpoint import save_checkpoint
+from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.model.flow import FlowConfig
-from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+from flowclas_ros.model.flowclas import FlowCLAS
 
 H, W = 64, 96
 

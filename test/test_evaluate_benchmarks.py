@@ -14,8 +14,9 @@ from flowclas_ros.detection.images import read_image
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.model.backbone import BackboneConfig
 from flowclas_ros.model.checkpoint import save_checkpoint
+from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.model.flow import FlowConfig
-from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+from flowclas_ros.model.flowclas import FlowCLAS
 
 H, W = 40, 56
 RNG = np.random.default_rng(11)

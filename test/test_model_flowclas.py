@@ -209,6 +209,7 @@ def test_two_scales_take_any_size(size):
         ),
         (lambda: FlowCLASConfig(short_side=3), "short_side is 3"),
         (lambda: FlowCLASConfig(margin_weight=1.0, projection_dim=0), "0 without a projection head"),
+        (lambda: FlowCLASConfig(memory_weight=1.0), "memory_weight is 1.0 with margin_weight 0.0"),
         (lambda: FlowCLASConfig(neighbourhood=4), "neighbourhood is 4 cells; it must be odd"),
         (lambda: FlowCLASConfig(guided_radius=-1.0), "guided_radius is -1.0 px; it must be 0 or more"),
         (lambda: FlowCLASConfig(centred=True), "centred is true with margin_weight 0"),

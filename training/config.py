@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.model.flowclas import FlowCLASConfig
+from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.losses import LossConfig
 from flowclas_ros.training.pseudo_outliers import PasteConfig

@@ -152,7 +152,7 @@ def _model_config(config: FitConfig) -> Any:
     if not config.loss.fits_flow:  # the classes alone
         model = replace(model, flow=FlowConfig(steps=0))
     if config.loss.contrastive == "none":
-        model = replace(model, projection_dim=0, margin_weight=0.0, centred=False)
+        model = replace(model, projection_dim=0, margin_weight=0.0, centred=False, memory_weight=0.0)
     return model
 
 
@@ -160,11 +160,16 @@ def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch
     model.to(device).eval()
     batches = FeatureBatches(model, data.train, config, device)
 
-    class Shown:  # progress for the long pass only: ActNorm looks at one batch more
-        def __iter__(self) -> Any:
-            return iter(track(batches, total=len(batches), description="whitening", transient=True))
+    class Shown:  # progress for the long passes only: ActNorm looks at one batch more
+        def __init__(self, what: str) -> None:
+            self.what = what
 
-    model.flow.initialise(Shown())
+        def __iter__(self) -> Any:
+            return iter(track(batches, total=len(batches), description=self.what, transient=True))
+
+    model.flow.initialise(Shown("whitening"))
+    if model.memory is not None:
+        model.memory.fit(Shown("memory"), len(batches), torch.Generator().manual_seed(config.seed))
 
 
 def _fit_gaussian(output: Path, module: FitModule, device: torch.device) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.files import replacing
 from flowclas_ros.model.backbone import BackboneConfig
+from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.model.flow import FlowConfig
-from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+from flowclas_ros.model.flowclas import FlowCLAS
 
 FORMAT = "flowclas"
 FORMAT_VERSION = 1

@@ -2,119 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
+from flowclas_ros.model.backbone import FrozenBackbone
+from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.model.density import DiagonalGaussian
-from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flow_types import build_flow
 from flowclas_ros.model.fusion import MarginFusion, Moments, near_outliers
 from flowclas_ros.model.guided import guided_filter
+from flowclas_ros.model.memory import NormalMemory
 from flowclas_ros.model.segmentation import SegmentationHead, energy_entropy
 
-
-@dataclass(frozen=True)
-class FlowCLASConfig:
-    """Everything that a model's architecture and preprocessing consist of.
-
-    Attributes:
-        backbone: the frozen feature extractor.
-        flow: the normalizing flow on its features.
-        projection_dim: P, channels of the projection head that the contrastive loss uses; 0 for none.
-        margin_weight: weight of the margin in the score (``MarginFusion``); 0 is the published score, the NLL alone.
-        centred: take each frame's median off its score (``MarginFusion``): for cameras in changing light and weather
-            whose view no object can fill; needs margin_weight.
-        neighbourhood: cells, odd; above 1 the margin also sees the features' means over so many cells a side.
-        guided_radius: pixels at the short side; above 0 the score at image resolution goes through a guided filter of
-            that radius (``guided_filter``), so that it follows the edges of the image; 0 is the published score.
-        mirrored: score each image and its mirror image and take the mean: a little better, for twice the time.
-        classes: K, inlier classes of the segmentation head; 0 for none: the label-free track.
-        score: what the score is built on: ``nll``, to which the weighted terms are added, or ``energy_entropy``, that
-            of the class logits alone; the flow is not run then.
-        energy_weight: weight of the energy-entropy score beside the NLL, in inlier standard deviations as above.
-        entropy_weight: alpha, the entropy's share in the energy-entropy score.
-        short_side: pixels; images are resized to this shorter side before the backbone, so that objects have the
-            size they had in fitting whatever the camera; None leaves them as they come.
-    """
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    projection_dim: int = 256
-    margin_weight: float = 0.0
-    centred: bool = False
-    neighbourhood: int = 1
-    guided_radius: float = 0.0
-    mirrored: bool = False
-    classes: int = 0
-    score: Literal["nll", "energy_entropy"] = "nll"
-    energy_weight: float = 0.0
-    entropy_weight: float = 1.0
-    short_side: int | None = None
-
-    def __post_init__(self) -> None:
-        self._check_classes()
-        if self.margin_weight < 0 or (self.margin_weight and not self.projection_dim):
-            raise FlowclasError(
-                f"margin_weight is {self.margin_weight} with projection_dim {self.projection_dim}; it must be 0 or "
-                "more, and 0 without a projection head"
-            )
-        if self.centred and not self.margin_weight:
-            raise FlowclasError(
-                "centred is true with margin_weight 0; the likelihood alone is not centred: set one of them"
-            )
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise FlowclasError(f"neighbourhood is {self.neighbourhood} cells; it must be odd, 1 for the cell alone")
-        if not 0 <= self.guided_radius < math.inf:
-            raise FlowclasError(f"guided_radius is {self.guided_radius} px; it must be 0 or more, 0 for no filter")
-        if self.projection_dim < 0:
-            raise FlowclasError(f"projection_dim is {self.projection_dim}; it must be 0 or more")
-        if self.short_side is not None and self.short_side < 32:
-            raise FlowclasError(f"short_side is {self.short_side} px; it must be at least 32, or null for none")
-
-    def _check_classes(self) -> None:
-        if self.classes < 0 or self.classes == 1 or self.classes > 255:
-            raise FlowclasError(f"classes is {self.classes}; it must be from 2 to 255, or 0 for no class labels")
-        if self.energy_weight < 0 or self.entropy_weight < 0:
-            raise FlowclasError(
-                f"energy_weight is {self.energy_weight}, entropy_weight {self.entropy_weight}; both must be 0 or more"
-            )
-        if not self.classes and (self.energy_weight or self.score == "energy_entropy"):
-            raise FlowclasError(
-                "the energy-entropy score needs class logits: set classes, or score nll, energy_weight 0"
-            )
-        if self.score == "energy_entropy" and (self.energy_weight or self.margin_weight):
-            raise FlowclasError(
-                f"score energy_entropy stands alone: set energy_weight (now {self.energy_weight}) and margin_weight "
-                f"(now {self.margin_weight}) to 0, or score to nll"
-            )
-
-    def gaussian(self) -> FlowCLASConfig:
-        """The baseline on the same features: the likelihood of their full-covariance Gaussian, nothing beside it."""
-        return replace(
-            self,
-            flow=replace(self.flow, steps=0, whitening=True),
-            projection_dim=0,
-            margin_weight=0.0,
-            centred=False,
-            guided_radius=0.0,
-            mirrored=False,
-            classes=0,
-            score="nll",
-            energy_weight=0.0,
-        )
-
-    @property
-    def track(self) -> str:
-        """``label`` when the model learned from class labels of the inliers, else ``label-free``: never compared."""
-        return "label" if self.classes else "label-free"
+MEMORY_EVERY = 8  # batches: comparing is slow, and a median needs no more
 
 
 class FlowCLAS(nn.Module):
@@ -132,6 +36,8 @@ class FlowCLAS(nn.Module):
         if config.margin_weight:
             margin = (config.projection_dim, channels, config.margin_weight)
             self.fusion = MarginFusion(*margin, centred=config.centred, neighbourhood=config.neighbourhood)
+        remembers = config.memory_weight > 0
+        self.memory = NormalMemory(self.backbone.sections, config.memory_layers) if remembers else None
         self.segmentation = SegmentationHead(channels, config.classes) if config.classes else None
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
@@ -191,7 +97,8 @@ class FlowCLAS(nn.Module):
         """Anomaly score of features (B, C, h, w) on their grid: (B, h, w) float32, nats per dimension.
 
         The NLL; with ``margin_weight`` fused with the margin (``MarginFusion``). The likelihood sees what is
-        rare, the margin what is foreign; together they leave fewer of both kinds of error.
+        rare, the margin what is foreign; together they leave fewer of both kinds of error. With ``memory_weight`` also
+        with what is unlike all that was seen (``NormalMemory``).
         With ``energy_weight``, the energy-entropy score of the class logits is added (``SegmentationHead``); with
         ``score: energy_entropy`` it stands alone, in nats.
         """
@@ -206,7 +113,11 @@ class FlowCLAS(nn.Module):
     def _likelihood_score(self, features: Tensor) -> Tensor:
         z, log_det = self.latent(features)
         nll = self.nll_of_latent(z, log_det).float()
-        return nll if self.fusion is None else self.fusion(nll, self.project(z), features)
+        if self.fusion is None:
+            return nll
+        beside = self.config.memory_weight * self.memory(features) if self.memory is not None else None
+        score: Tensor = self.fusion(nll, self.project(z), features, beside)
+        return score
 
     @torch.no_grad()
     def fit_margin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -220,17 +131,21 @@ class FlowCLAS(nn.Module):
         """
         if self.fusion is None:
             raise FlowclasError("margin_weight is 0: this model's score is the NLL alone, there is no margin to fit")
-        inliers, near, outliers, nlls = Moments(), Moments(), Moments(), []
-        for features, labels in batches:
+        inliers, near, outliers, nlls, distances = Moments(), Moments(), Moments(), [], []
+        for number, (features, labels) in enumerate(batches):
             z, log_det = self.latent(features)
             rows = torch.cat([self.project(z), self.fusion.seen(features)], dim=1).movedim(1, -1)
             inliers.add(rows[labels == 0])
             near.add(rows[near_outliers(labels)])
             outliers.add(rows[labels == 1])
             nlls.append(self.nll_of_latent(z, log_det).float()[labels == 0])
+            if self.memory is not None and number % MEMORY_EVERY == 0:
+                distances.append(self.memory.distance(features)[labels == 0])
         if not nlls:
             raise FlowclasError("the margin needs inlier and outlier pixels, got no batch at all")
         self.fusion.fit(inliers, near, outliers, torch.cat(nlls))
+        if self.memory is not None:
+            self.memory.fit_scale(torch.cat(distances))
 
     @torch.no_grad()
     def fit_energy(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -89,8 +89,15 @@ class MarginFusion(nn.Module):
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
 
-    def forward(self, nll: Tensor, projection: Tensor, features: Tensor) -> Tensor:
-        """NLL (B, h, w) in nats per dimension, projections (B, P, h, w), features (B, C, h, w) -> score (B, h, w)."""
+    def forward(self, nll: Tensor, projection: Tensor, features: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Score (B, h, w), nats per dimension.
+
+        Args:
+            nll: (B, h, w), nats per dimension.
+            projection: (B, P, h, w).
+            features: (B, C, h, w).
+            beside: (B, h, w), a term more beside asinh and margin.
+        """
         # Not as an einsum under autocast: a product with a fixed direction is cheap, its rounding would show.
         margin = (projection * self.direction.view(1, -1, 1, 1)).sum(dim=1) - self.offset
         channels = features.shape[1]
@@ -99,6 +106,8 @@ class MarginFusion(nn.Module):
             around = (features * self.discriminant[channels:].view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
             margin = margin + box_mean(around, self.neighbourhood).squeeze(1)
         joint = torch.asinh((nll - self.centre) / self.spread) + self.weight * margin
+        if beside is not None:
+            joint = joint + beside
         if self.centred:
             median = joint.flatten(1).median(dim=1).values.clamp(-CENTRED_UP_TO, CENTRED_UP_TO)
             joint = joint - median.view(-1, 1, 1)

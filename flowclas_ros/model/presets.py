@@ -7,8 +7,9 @@ from typing import Any
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import BackboneConfig
+from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.model.flow import FlowConfig
-from flowclas_ros.model.flowclas import FlowCLAS, FlowCLASConfig
+from flowclas_ros.model.flowclas import FlowCLAS
 
 _DINOV2_L = BackboneConfig(name="vit_large_patch14_dinov2.lvd142m")
 
