@@ -20,7 +20,9 @@ from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
 from flowclas_ros.training import fit as fitting
+from flowclas_ros.training import trainer_setup
 from flowclas_ros.training.calibrate import score_image
+from flowclas_ros.training.config import TrainerConfig
 from flowclas_ros.training.config_file import load_config
 from flowclas_ros.training.metrics import PixelMetrics
 from flowclas_ros.training.trainer_setup import lr_factor
@@ -251,6 +253,15 @@ def test_the_gaussian_baseline_needs_no_step_and_has_no_flow(root):
 def test_likelihood_alone_is_a_switch(root):
     path = fit(root, "nll", "--loss.contrastive", "none", "--trainer.max_epochs", "1", "--optimiser.ema", "0")
     assert load_checkpoint(path).model.projection is None
+
+
+@pytest.mark.parametrize(("flags", "precision"), [("avx2 avx512f", "32-true"), ("avx512f avx512_bf16", "bf16-mixed")])
+def test_a_cpu_without_bfloat16_takes_fp32_and_says_so(flags, precision, tmp_path, monkeypatch, capsys):
+    (tmp_path / "cpuinfo").write_text(f"flags : fpu sse2 {flags}\n")
+    monkeypatch.setattr(trainer_setup, "CPU_INFO", tmp_path / "cpuinfo")
+    chosen = trainer_setup.hardware(TrainerConfig(precision="bf16"), torch.device("cpu"))["precision"]
+    assert chosen == precision
+    assert ("faster in fp32" in capsys.readouterr().out) == (precision == "32-true")
 
 
 def test_sixteen_bits_on_a_cpu_are_refused_and_bf16_works(root):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
@@ -16,12 +19,22 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.config import OptimiserConfig, TrainerConfig
 from flowclas_ros.training.data import StepBatches
 
+CPU_INFO = Path("/proc/cpuinfo")
+
 
 def hardware(trainer: TrainerConfig, device: torch.device) -> dict[str, Any]:
-    """Lightning's arguments for device and precision. Raises FlowclasError where they do not go together."""
+    """Lightning's arguments for device and precision. Raises FlowclasError where they do not go together.
+
+    A CPU without bfloat16 units takes fp32 in place of bf16, and it is said.
+    """
     precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[trainer.precision]
     if trainer.precision == "fp16" and device.type == "cpu":
         raise FlowclasError("trainer.precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    if trainer.precision == "bf16" and device.type == "cpu" and not _cpu_has_bfloat16():
+        rank_zero_only(print)(
+            "trainer.precision bf16: this CPU has no units for it and is faster in fp32, which it takes"
+        )
+        precision = "32-true"
     named = device.type == "cuda" and ":" in trainer.device
     if named and trainer.devices > 1:
         raise FlowclasError(f"trainer.device {trainer.device} is one GPU, trainer.devices {trainer.devices}; use cuda")
@@ -31,6 +44,13 @@ def hardware(trainer: TrainerConfig, device: torch.device) -> dict[str, Any]:
         "num_nodes": trainer.nodes,
         "precision": precision,
     }
+
+
+def _cpu_has_bfloat16() -> bool:
+    """By what Linux says of the CPU, x86 or ARM; elsewhere taken for granted."""
+    if not CPU_INFO.is_file():
+        return True
+    return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", CPU_INFO.read_text()) is not None
 
 
 def quiet_lightning() -> None:
