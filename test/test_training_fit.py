@@ -261,7 +261,7 @@ def test_a_cpu_without_bfloat16_takes_fp32_and_says_so(flags, precision, tmp_pat
     monkeypatch.setattr(trainer_setup, "CPU_INFO", tmp_path / "cpuinfo")
     chosen = trainer_setup.hardware(TrainerConfig(precision="bf16"), torch.device("cpu"))["precision"]
     assert chosen == precision
-    assert ("faster in fp32" in capsys.readouterr().out) == (precision == "32-true")
+    assert ("is fp32, which is faster" in capsys.readouterr().out) == (precision == "32-true")
 
 
 def test_sixteen_bits_on_a_cpu_are_refused_and_bf16_works(root):
