@@ -31,9 +31,7 @@ def hardware(trainer: TrainerConfig, device: torch.device) -> dict[str, Any]:
     if trainer.precision == "fp16" and device.type == "cpu":
         raise FlowclasError("trainer.precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
     if trainer.precision == "bf16" and device.type == "cpu" and not _cpu_has_bfloat16():
-        rank_zero_only(print)(
-            "trainer.precision bf16: this CPU has no units for it and is faster in fp32, which it takes"
-        )
+        rank_zero_only(print)("this CPU has no units for bf16: trainer.precision is fp32, which is faster here")
         precision = "32-true"
     named = device.type == "cuda" and ":" in trainer.device
     if named and trainer.devices > 1:
