@@ -24,13 +24,13 @@ from flowclas_ros.model.flowclas import FlowCLAS
 class NeighbourMemory(FlowCLAS):
     """Our own features, whitened; the score is the mean distance to the nearest cells of a memory of normal ones."""
 
-    memory: Tensor
+    remembered: Tensor
     neighbours = 5
 
     def grid_score(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, h, w), the mean Euclidean distance to the nearest neighbours in the whitened space."""
         rows = self.latent(features)[0].movedim(1, -1)
-        nearest = torch.cdist(rows.flatten(0, 2), self.memory).topk(self.neighbours, dim=1, largest=False).values
+        nearest = torch.cdist(rows.flatten(0, 2), self.remembered).topk(self.neighbours, dim=1, largest=False).values
         return nearest.mean(dim=1).view(rows.shape[:3])
 
 
@@ -50,7 +50,7 @@ class Neighbours(Rival):
         for path in track(frames, "memory"):
             rows = self.model.latent(self._features(path))[0].movedim(1, -1).flatten(0, 2)
             drawn.append(rows[torch.randperm(len(rows), generator=generator)[:share]])
-        self.model.register_buffer("memory", torch.cat(drawn))
+        self.model.register_buffer("remembered", torch.cat(drawn))
 
     def _features(self, path: Path) -> Tensor:
         return self.model.features(to_tensor(read_image(path)))

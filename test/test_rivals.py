@@ -37,7 +37,7 @@ def test_the_neighbour_memory_scores_the_mean_distance_to_the_nearest_normal_cel
     frames = sorted(tmp_path.glob("*.png"))
     rival = rival_models.Neighbours(config, frames)
     rival.fit(0)
-    memory = rival.model.memory.numpy()
+    memory = rival.model.remembered.numpy()
     assert memory.shape == (6 * 12 * 16, rival.model.backbone.channels)  # all cells: fewer than the memory holds
     image = np.random.default_rng(1).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     features = rival.model.features(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
