@@ -41,7 +41,7 @@ def measure(config: Path, switches: Sequence[str], seed: int, tests: dict[str, t
         minutes = (time.perf_counter() - start) / 60
         chosen = json.loads((Path(folder) / "metrics.json").read_text())
         run: Run = {"seed": seed, "fit_minutes": round(minutes, 2), "switches": list(switches)}
-        run["step"] = chosen["step"]  # fewer than the configuration's epochs make: trainer.max_minutes ended it
+        run["step"] = chosen["step"]  # of the chosen checkpoint: shows a fit that trainer.max_minutes cut short
         run["val"] = {key: chosen[f"val/{key}"] for key in FIGURES}
         for test, (images, masks) in tests.items():
             run[test] = evaluate(Path(folder) / "model.safetensors", images, masks, kit)

@@ -48,11 +48,9 @@ from flowclas_ros.training.metrics import PixelMetrics, component_metrics
 # Rows of our own: switches of `flowclas fit` on the domain's configuration.
 OURS = {
     "Gaussian": ["--method", "gaussian"],
-    # the likelihood alone: the margin would bring the outliers in by Fisher's discriminant
+    # the likelihood alone: a fit without the term leaves the margin out too, which would bring the outliers in
     "ours, without the contrastive term": [
         *("--loss.contrastive", "none"),
-        *("--model.margin_weight", "0", "--model.centred", "false"),
-        *("--model.memory_weight", "0"),
         *("--model.guided_radius", "0", "--model.mirrored", "false"),
     ],
     "ours": [],

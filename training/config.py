@@ -190,8 +190,7 @@ class TrainerConfig:
         device: auto, cpu, cuda or cuda:<n>.
         devices: processes, one a device, on each node.
         nodes: machines; start the same command on each with torchrun or SLURM.
-        precision: of the network's arithmetic; whitening, log-determinants and scores stay float32. A CPU without
-            units for bf16 takes fp32 in its place.
+        precision: of the network; whitening, log-determinants and scores stay float32. A CPU without bf16 takes fp32.
     """
 
     max_epochs: int = 20

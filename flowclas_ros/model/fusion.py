@@ -24,6 +24,12 @@ def near_outliers(labels: Tensor) -> Tensor:
     return (around > 0) & (labels == 0)
 
 
+def centre_and_spread(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Median and twice the median absolute deviation of values (N,), both scalars, the spread above 0."""
+    centre = values.median()
+    return centre, (2 * (values - centre).abs().median()).clamp_min(1e-6)
+
+
 class Moments:
     """Count, mean and covariance of rows (N, D) that come in parts, in float64."""
 
@@ -147,8 +153,9 @@ class MarginFusion(nn.Module):
         self.direction.copy_(line[:size])
         self.discriminant.copy_(line[size:])
         self.offset.copy_(inliers.mean @ line)
-        self.centre.copy_(inlier_nll.median())
-        self.spread.copy_((2 * (inlier_nll - self.centre).abs().median()).clamp_min(1e-6))
+        centre, spread = centre_and_spread(inlier_nll)
+        self.centre.copy_(centre)
+        self.spread.copy_(spread)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Older checkpoints have the projection's margin alone, which is a discriminant of zeros."""

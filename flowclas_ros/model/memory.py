@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import Section
+from flowclas_ros.model.fusion import centre_and_spread
 from flowclas_ros.model.guided import box_mean
 
 CELLS = 8000  # remembered; a quarter of them cost a tenth more false alarms, and more of them time on every frame
@@ -93,5 +94,6 @@ class NormalMemory(nn.Module):
     @torch.no_grad()
     def fit_scale(self, distances: Tensor) -> None:
         """Set c and s from the distances (N,) of normal cells."""
-        self.centre.copy_(distances.median())
-        self.spread.copy_((2 * (distances - self.centre).abs().median()).clamp_min(1e-6))
+        centre, spread = centre_and_spread(distances)
+        self.centre.copy_(centre)
+        self.spread.copy_(spread)
