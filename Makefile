@@ -21,7 +21,7 @@ VENV_FLAGS :=
 REQUIREMENTS := ".[training,label,bags,sim,ros,dev]"
 endif
 
-# Large images over DDS, and page faults spared on them (README); what the user has set stays.
+# Large images over DDS (README); what the user has set stays.
 PROFILE := $(CURDIR)/config/fastdds_large_images.xml
 export ROS_DOMAIN_ID ?= $(shell echo $$(( $$$$ % 101 + 1 )))
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
@@ -29,9 +29,6 @@ ifeq ($(FASTRTPS_DEFAULT_PROFILES_FILE)$(FASTDDS_DEFAULT_PROFILES_FILE),)
 export FASTRTPS_DEFAULT_PROFILES_FILE := $(PROFILE)
 export FASTDDS_DEFAULT_PROFILES_FILE := $(PROFILE)
 endif
-export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
-export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
-export MALLOC_TOP_PAD_ ?= 67108864
 
 .PHONY: demo samples test lint types messages clean
 

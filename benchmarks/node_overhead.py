@@ -24,6 +24,8 @@ from typing import Any
 
 import record
 
+from flowclas_ros.node.environment import settings_for_large_images
+
 sys.path.insert(0, str(record.ROOT / "test"))  # the detector as a process and a peer for it are the tests' own
 
 SIZES = {"640x480": (480, 640), "1920x1080": (1080, 1920)}
@@ -42,7 +44,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.echo:
         return echo()
-    restart_with_settings_for_large_images()
+    # read by DDS when its first node is made; the nodes' own processes inherit it
+    os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 101 + 1))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(settings_for_large_images(os.environ))
     figures = measure(options.frames, options.device)
     for size, row in figures["sizes"].items():
         print(
@@ -52,17 +57,6 @@ def main() -> int:
         )
     print(record.write_result("node_overhead", figures))
     return 0
-
-
-def restart_with_settings_for_large_images() -> None:
-    """malloc reads its settings when a process starts, so this one starts anew where they are missing."""
-    from flowclas_ros.node.environment import settings_for_large_images
-
-    os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 101 + 1))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    settings = settings_for_large_images(os.environ)
-    if settings:
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
 
 
 def echo() -> int:

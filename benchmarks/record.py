@@ -15,6 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a plain checkout is enough
 RESULTS = ROOT / "benchmarks" / "results"
 
+from flowclas_ros.allocator import keep_freed_memory  # noqa: E402  the path comes first
+
+keep_freed_memory()  # as the command and the nodes do
+
 
 def kit_folder() -> Path:
     """The kit (README, benchmarks), or exit with a line that says where it was looked for."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowclas_ros import __version__
+from flowclas_ros.allocator import keep_freed_memory
 from flowclas_ros.errors import FlowclasError
 
 # Commands with an argument parser of their own: module whose main(argv) takes the rest of the line, and their help.
@@ -36,6 +37,7 @@ _OWN = {**_WITH_MODEL, **_WITHOUT_MODEL}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 2 a failure that the user can act on, 130 interrupted."""
+    keep_freed_memory()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(arguments)

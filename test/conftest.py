@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flowclas_ros.allocator import keep_freed_memory
 from flowclas_ros.node.environment import settings_for_large_images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,7 @@ os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 101 + 1)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)  # the older switch would overrule the range
 os.environ.update(settings_for_large_images(os.environ))
+keep_freed_memory()
 
 
 @pytest.fixture(scope="session")

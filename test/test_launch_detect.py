@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flowclas_ros.node.environment import MALLOC_SETTINGS, PROFILE, PROFILE_VARIABLES, settings_for_large_images
+from flowclas_ros.node.environment import PROFILE, PROFILE_VARIABLES, settings_for_large_images
 from flowclas_ros.node.parameters import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,14 +88,9 @@ def test_the_launch_file_overrides_only_parameters_that_the_node_declares():
 
 
 def test_the_large_image_settings_are_given_unless_the_user_has_set_them():
-    assert settings_for_large_images({}) == {
-        **MALLOC_SETTINGS,
-        **{name: str(PROFILE.resolve()) for name in PROFILE_VARIABLES},
-    }
+    assert settings_for_large_images({}) == {name: str(PROFILE.resolve()) for name in PROFILE_VARIABLES}
     for name in PROFILE_VARIABLES:
-        assert settings_for_large_images({name: "mine.xml"}) == MALLOC_SETTINGS
-    first = next(iter(MALLOC_SETTINGS))
-    assert first not in settings_for_large_images({first: "1"})
+        assert settings_for_large_images({name: "mine.xml"}) == {}
 
 
 if importlib.util.find_spec("launch_pytest") is not None and importlib.util.find_spec("launch_ros") is not None:

@@ -2,6 +2,8 @@
 
 import sys
 
+from flowclas_ros.allocator import keep_freed_memory
 from flowclas_ros.training.fit import main
 
+keep_freed_memory()
 sys.exit(main())

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.folding import folded
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class FrozenBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.adapted = False
+        self._fast: list[Any] = []  # the model as it runs once it is frozen; not a module of this one, to be saved twice
         self.is_transformer = _is_plain_transformer(config.name)
         self.model = _create(config, self.is_transformer)
         if self.is_transformer:
@@ -98,6 +100,7 @@ class FrozenBackbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.eval()
+        self.register_load_state_dict_pre_hook(lambda *_: self._fast.clear())
 
     def _set_up_transformer(self) -> None:
         depth = len(self.model.blocks)
@@ -136,11 +139,29 @@ class FrozenBackbone(nn.Module):
         Returns:
             (B, C, ceil(H / stride), ceil(W / stride)).
         """
-        with torch.set_grad_enabled(self.adapted and torch.is_grad_enabled()):
+        if self.adapted:
             return self.feature_map(images)
+        with torch.no_grad():
+            return self._feature_map(images, self._frozen_model())
 
     def feature_map(self, images: Tensor) -> Tensor:
         """What ``forward`` gives, with gradients where they are asked for: for a backbone in the making."""
+        return self._feature_map(images, self.model)
+
+    def _frozen_model(self) -> Any:
+        """The model, its batch norms folded: a third less time on a CPU with MobileNetV2."""
+        if not self._fast:
+            side = math.lcm(64, self.pad_multiple)
+            example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(self.mean)
+            self._fast.append(self.model if self.is_transformer else folded(self.model, example))
+        return self._fast[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FrozenBackbone:
+        """A module that has moved folds anew."""
+        self._fast.clear()
+        return super()._apply(fn, recurse)
+
+    def _feature_map(self, images: Tensor, model: Any) -> Tensor:
         x = (images - self.mean) / self.std
         grid = (math.ceil(x.shape[-2] / self.stride), math.ceil(x.shape[-1] / self.stride))
         # Whole cells are scaled to whole cells: the grids then cover one another exactly.
@@ -152,7 +173,7 @@ class FrozenBackbone(nn.Module):
             if cells != grid:
                 size = [side * self.stride for side in cells]
                 seen = F.interpolate(whole, size=size, mode="bilinear", align_corners=False, antialias=True)
-            maps += [_resize_map(m[..., : cells[0], : cells[1]], grid) for m in self._maps(seen)]
+            maps += [_resize_map(m[..., : cells[0], : cells[1]], grid) for m in self._maps(seen, model)]
         return torch.cat(maps, dim=1)
 
     @staticmethod
@@ -161,21 +182,21 @@ class FrozenBackbone(nn.Module):
         pad_h, pad_w = -x.shape[-2] % multiple, -x.shape[-1] % multiple
         return F.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
+    def _maps(self, x: Tensor, model: Any) -> list[Tensor]:
         x = self._pad(x, self.pad_multiple)
-        return self._transformer_maps(x) if self.is_transformer else self._convolutional_maps(x)
+        return self._transformer_maps(x, model) if self.is_transformer else self._convolutional_maps(x, model)
 
-    def _transformer_maps(self, x: Tensor) -> list[Tensor]:
+    def _transformer_maps(self, x: Tensor, model: Any) -> list[Tensor]:
         # forward_intermediates drops prefix tokens (class, registers), applies the final norm and lays tokens out.
-        maps = self.model.forward_intermediates(
+        maps = model.forward_intermediates(
             x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
         )
         return list(maps)
 
-    def _convolutional_maps(self, x: Tensor) -> list[Tensor]:
+    def _convolutional_maps(self, x: Tensor, model: Any) -> list[Tensor]:
         size = (x.shape[-2] // self.stride, x.shape[-1] // self.stride)
         x = x.contiguous(memory_format=torch.channels_last)
-        return [_resize_map(m, size) for m in self.model(x)]
+        return [_resize_map(m, size) for m in model(x)]
 
     def content_sha256(self) -> str:
         """Hash of the weights' names and values, which tells one backbone from another of the same name."""

@@ -11,6 +11,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
+from flowclas_ros.allocator import keep_freed_memory
 from flowclas_ros.errors import FlowclasError
 
 Made = TypeVar("Made", bound=Node)
@@ -23,6 +24,7 @@ def run(
 
     Returns the exit status: 2 with one line on stderr for what the user can act on, a parameter for instance.
     """
+    keep_freed_memory()
     rclpy.init(args=arguments)
     node = None
     try:

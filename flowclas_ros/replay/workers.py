@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowclas_ros.allocator import keep_freed_memory
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.search import load
 from flowclas_ros.replay.one_bag import Result, replay_bag
@@ -90,6 +91,7 @@ def _begin(job: Job, workers: int) -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))  # while it waits there is nothing to tidy up
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     _detector = load(job.settings)
 
