@@ -86,7 +86,9 @@ class FrozenBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.adapted = False
-        self._fast: list[Any] = []  # the model as it runs once it is frozen; not a module of this one, to be saved twice
+        self._fast: list[
+            Any
+        ] = []  # the model as it runs once it is frozen; not a module of this one, to be saved twice
         self.is_transformer = _is_plain_transformer(config.name)
         self.model = _create(config, self.is_transformer)
         if self.is_transformer:
@@ -152,7 +154,8 @@ class FrozenBackbone(nn.Module):
         """The model, its batch norms folded: a third less time on a CPU with MobileNetV2."""
         if not self._fast:
             side = math.lcm(64, self.pad_multiple)
-            example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(self.mean)
+            example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+            example = example.to(next(self.model.parameters()))
             self._fast.append(self.model if self.is_transformer else folded(self.model, example))
         return self._fast[0]
 

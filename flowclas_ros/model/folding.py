@@ -23,6 +23,8 @@ def folded(model: Any, example: Tensor) -> Any:
         model: image (B, 3, H, W) -> list of feature maps.
         example: an image (1, 3, H, W) to compare the two on.
     """
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return model  # hooks, by which timm reads some features, know the modules that they were put on
     copied = copy.deepcopy(model)
     if not _fold(copied):
         return model
