@@ -13,15 +13,14 @@ from flowclas_ros.model.backbone import FrozenBackbone
 from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.model.density import DiagonalGaussian
 from flowclas_ros.model.flow_types import build_flow
-from flowclas_ros.model.fusion import MarginFusion, Moments, near_outliers
+from flowclas_ros.model.fusion import CellMoments, MarginFusion
 from flowclas_ros.model.guided import guided_filter
 from flowclas_ros.model.memory import NormalMemory
 from flowclas_ros.model.segmentation import SegmentationHead, energy_entropy
 
-# The margin's moments are taken of each fourth inlier cell: neighbours tell the same, and products of a thousand
-# channels and more would take longer than the backbone.
-INLIER_EVERY = 4
-MEMORY_EVERY = 8  # batches: comparing is slow, and a median needs no more
+# Batches of the margin's pass: Fisher's discriminant wants many objects; means and medians of the latents and of the
+# distances to the memory do with fewer, and each takes longer than the backbone.
+LATENTS_EVERY = 4
 
 
 class FlowCLAS(nn.Module):
@@ -134,19 +133,19 @@ class FlowCLAS(nn.Module):
         """
         if self.fusion is None:
             raise FlowclasError("margin_weight is 0: this model's score is the NLL alone, there is no margin to fit")
-        inliers, near, outliers, nlls, distances = Moments(), Moments(), Moments(), [], []
+        projections, seen, nlls, distances = CellMoments(), CellMoments(), [], []
         for number, (features, labels) in enumerate(batches):
+            seen.add(self.fusion.seen(features), labels)
+            if number % LATENTS_EVERY and projections.outliers.count:
+                continue
             z, log_det = self.latent(features)
-            rows = torch.cat([self.project(z), self.fusion.seen(features)], dim=1).movedim(1, -1)
-            inliers.add(rows[labels == 0][number % INLIER_EVERY :: INLIER_EVERY])
-            near.add(rows[near_outliers(labels)])
-            outliers.add(rows[labels == 1])
+            projections.add(self.project(z), labels)
             nlls.append(self.nll_of_latent(z, log_det).float()[labels == 0])
-            if self.memory is not None and number % MEMORY_EVERY == 0:
+            if self.memory is not None:
                 distances.append(self.memory.distance(features)[labels == 0])
         if not nlls:
             raise FlowclasError("the margin needs inlier and outlier pixels, got no batch at all")
-        self.fusion.fit(inliers, near, outliers, torch.cat(nlls))
+        self.fusion.fit(projections, seen, torch.cat(nlls))
         if self.memory is not None:
             self.memory.fit_scale(torch.cat(distances))
 

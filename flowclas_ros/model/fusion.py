@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.guided import box_mean
 
+INLIER_EVERY = 4
 NEAR = 2  # cells around an outlier in which an inlier cell is a near one
 INLIER_WEIGHT = 10.0  # of the inliers' covariance beside the outliers': there are few objects, and they vary less
 CENTRED_UP_TO = 8.0  # of a frame's median, in spreads of the score: no weather moves a frame further
@@ -55,6 +56,45 @@ class Moments:
         shift = self.mean - centre
         around_mean = torch.as_tensor(self._squares) / self.count - torch.outer(self.mean, self.mean)
         return around_mean + torch.outer(shift, shift)
+
+
+class CellMoments:
+    """Moments of the cells of labelled maps: of inliers, of those of them that lie near an outlier, of outliers.
+
+    Of the inliers each ``INLIER_EVERY``-th counts: neighbours tell the same, and with a thousand channels and more the
+    products would take longer than the backbone.
+    """
+
+    def __init__(self) -> None:
+        self.inliers, self.near, self.outliers = Moments(), Moments(), Moments()
+        self._maps = 0
+
+    def add(self, maps: Tensor, labels: Tensor) -> None:
+        """Some more: (B, D, h, w) with labels (B, h, w), 0 inlier, 1 outlier, anything else left out."""
+        rows = maps.movedim(1, -1)
+        self.inliers.add(rows[labels == 0][self._maps % INLIER_EVERY :: INLIER_EVERY])
+        self.near.add(rows[near_outliers(labels)])
+        self.outliers.add(rows[labels == 1])
+        self._maps += 1
+
+    @property
+    def normal(self) -> list[Moments]:
+        """Those that say what is normal, and count alike."""
+        return [self.inliers, self.near] if self.near.count else [self.inliers]
+
+    @property
+    def normal_mean(self) -> Tensor:
+        """(D,)."""
+        return torch.stack([moments.mean for moments in self.normal]).mean(dim=0)
+
+    def difference(self) -> Tensor:
+        """From what is normal to the outliers: (D,)."""
+        return self.outliers.mean - self.normal_mean
+
+    def unit(self, line: Tensor) -> Tensor:
+        """A line (D,) of such length that the inliers' deviation along it is 1."""
+        covariance = self.inliers.scatter(self.inliers.mean)
+        return line / (line @ covariance @ line).sqrt().clamp_min(1e-12)
 
 
 class MarginFusion(nn.Module):
@@ -124,35 +164,29 @@ class MarginFusion(nn.Module):
         return features if self.neighbourhood == 1 else torch.cat([features, box_mean(features, self.neighbourhood)], 1)
 
     @torch.no_grad()
-    def fit(self, inliers: Moments, near: Moments, outliers: Moments, inlier_nll: Tensor) -> None:
+    def fit(self, projection: CellMoments, seen: CellMoments, inlier_nll: Tensor) -> None:
         """Set directions and scales; the flow and the projection head stay as they are.
 
         Args:
-            inliers: of inlier cells, the projection and what the discriminant sees side by side (P + C or P + 2C).
-            near: of those of them that lie near an outlier.
-            outliers: of outlier cells.
-            inlier_nll: (N,) of the inlier cells, nats per dimension.
+            projection: of the contrastive head's projection (P).
+            seen: of what the discriminant sees (C or 2C).
+            inlier_nll: (N,) of inlier cells, nats per dimension.
 
         Raises:
-            FlowclasError: fewer than two inliers, or no outlier.
+            FlowclasError: fewer than two inliers, or no outlier, in one of them.
         """
-        if inliers.count < 2 or outliers.count < 1:
-            raise FlowclasError(f"the margin needs inlier and outlier pixels, got {inliers.count} and {outliers.count}")
-        groups = [inliers, near] if near.count else [inliers]
-        normal = torch.stack([group.mean for group in groups]).mean(dim=0)
-        difference = outliers.mean - normal
-        size = self.direction.shape[0]
-        scatter = INLIER_WEIGHT * torch.stack([group.scatter(normal) for group in groups]).mean(dim=0)
-        within = (scatter + outliers.scatter(outliers.mean))[size:, size:]
+        for cells in (projection, seen):
+            inliers, outliers = cells.inliers.count, cells.outliers.count
+            if inliers < 2 or outliers < 1:
+                raise FlowclasError(f"the margin needs inlier and outlier pixels, got {inliers} and {outliers}")
+        scatter = torch.stack([moments.scatter(seen.normal_mean) for moments in seen.normal]).mean(dim=0)
+        within = INLIER_WEIGHT * scatter + seen.outliers.scatter(seen.outliers.mean)
         ridge = RIDGE * within.diagonal().mean() * torch.eye(within.shape[0], dtype=within.dtype, device=within.device)
-        between = F.pad(difference[:size], (0, within.shape[0]))
-        fisher = F.pad(torch.linalg.solve(within + ridge, difference[size:]), (size, 0))
-        covariance = inliers.scatter(inliers.mean)
-        unit = [line / (line @ covariance @ line).sqrt().clamp_min(1e-12) for line in (between, fisher)]
-        line = (unit[0] + unit[1]) / 2
-        self.direction.copy_(line[:size])
-        self.discriminant.copy_(line[size:])
-        self.offset.copy_(inliers.mean @ line)
+        fisher = torch.linalg.solve(within + ridge, seen.difference())
+        direction, discriminant = projection.unit(projection.difference()) / 2, seen.unit(fisher) / 2
+        self.direction.copy_(direction)
+        self.discriminant.copy_(discriminant)
+        self.offset.copy_(projection.inliers.mean @ direction + seen.inliers.mean @ discriminant)
         centre, spread = centre_and_spread(inlier_nll)
         self.centre.copy_(centre)
         self.spread.copy_(spread)
