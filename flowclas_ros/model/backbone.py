@@ -86,9 +86,8 @@ class FrozenBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.adapted = False
-        self._fast: list[
-            Any
-        ] = []  # the model as it runs once it is frozen; not a module of this one, to be saved twice
+        # The model as it runs once it is frozen: in a list, so that it is no module of this one and not saved twice.
+        self._fast: list[Any] = []
         self.is_transformer = _is_plain_transformer(config.name)
         self.model = _create(config, self.is_transformer)
         if self.is_transformer:

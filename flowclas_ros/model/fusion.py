@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.guided import box_mean
 
-INLIER_EVERY = 4
+INLIER_EVERY = 4  # one inlier cell in so many sets the moments
 NEAR = 2  # cells around an outlier in which an inlier cell is a near one
 INLIER_WEIGHT = 10.0  # of the inliers' covariance beside the outliers': there are few objects, and they vary less
 CENTRED_UP_TO = 8.0  # of a frame's median, in spreads of the score: no weather moves a frame further
