@@ -141,6 +141,7 @@ class FrozenBackbone(nn.Module):
             (B, C, ceil(H / stride), ceil(W / stride)).
         """
         if self.adapted:
+            self._fast.clear()  # its weights will be others once the updates are merged
             return self.feature_map(images)
         with torch.no_grad():
             return self._feature_map(images, self._frozen_model())
