@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from record import RESULTS, ROOT, write_result
 
 FIGURES = ("auprc", "fpr95", "auroc")
 Run = dict[str, Any]
+RUN_FILE = "run.json"  # a run's figures, in the folder of a fit that was kept
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -32,19 +34,29 @@ def run_flowclas(arguments: Sequence[str], kit: Path) -> None:
     subprocess.run([sys.executable, "-m", "flowclas_ros.cli", *arguments], env=environment, check=True)
 
 
-def measure(config: Path, switches: Sequence[str], seed: int, tests: dict[str, tuple[Path, Path]], kit: Path) -> Run:
-    """One fit and its figures: on the fit's own validation scenes, and on every test set (images, masks)."""
-    with tempfile.TemporaryDirectory() as folder:
-        fit = ["fit", "--config", str(config), *switches, "--seed", str(seed), "--output", folder]
+def measure(
+    config: Path, switches: Sequence[str], seed: int, tests: dict[str, tuple[Path, Path]], kit: Path, keep: Path | None
+) -> Run:
+    """One fit and its figures: on the fit's own validation scenes, and on every test set (images, masks).
+
+    ``keep`` is where the fit's folder goes once all is measured, with the figures in it as run.json.
+    """
+    with tempfile.TemporaryDirectory(dir=keep.parent if keep else None) as temporary:
+        folder = Path(temporary) / "fit"
+        fit = ["fit", "--config", str(config), *switches, "--seed", str(seed), "--output", str(folder)]
         start = time.perf_counter()
         run_flowclas(fit, kit)
         minutes = (time.perf_counter() - start) / 60
-        chosen = json.loads((Path(folder) / "metrics.json").read_text())
+        chosen = json.loads((folder / "metrics.json").read_text())
         run: Run = {"seed": seed, "fit_minutes": round(minutes, 2), "switches": list(switches)}
         run["step"] = chosen["step"]  # of the chosen checkpoint: shows a fit that trainer.max_minutes cut short
         run["val"] = {key: chosen[f"val/{key}"] for key in FIGURES}
         for test, (images, masks) in tests.items():
-            run[test] = evaluate(Path(folder) / "model.safetensors", images, masks, kit)
+            run[test] = evaluate(folder / "model.safetensors", images, masks, kit)
+        if keep:
+            (folder / RUN_FILE).write_text(json.dumps(run, indent=2))
+            shutil.rmtree(keep, ignore_errors=True)
+            folder.rename(keep)
     return run
 
 

@@ -3,6 +3,7 @@
     python benchmarks/rivals.py road                             # or: space; every row that the result file lacks
     python benchmarks/rivals.py road --rows "k nearest neighbours"
     python benchmarks/rivals.py road --retime                    # the milliseconds again, on a quiet machine
+    python benchmarks/rivals.py road --rows ours --fitted DIR    # in place of a fit, one that `fit_grid.py --keep` left
 
 Each row is fitted on the normal training frames, and measured on the test sets, of benchmarks/grids/kit_<domain>.yaml,
 at the frames' own size. What is fitted by gradient has rival_base.MINUTES of processor time for its steps, ours what
@@ -30,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from fit_grid import Grid
-from fit_rows import run_flowclas
+from fit_rows import RUN_FILE, run_flowclas
 from record import RESULTS, ROOT, kit_folder, write_result
 from rich.console import Console
 from rich.table import Table
@@ -70,7 +71,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="tiny fits in a result of their own: does it run?")
     parser.add_argument("--retime", action="store_true", help="milliseconds of measured rows alone, by a token fit")
+    parser.add_argument("--fitted", type=Path, help="kept fit of the one row named, one of ours")
     arguments = parser.parse_args(argv)
+    if arguments.fitted and (len(arguments.rows) != 1 or arguments.rows[0] not in OURS):
+        parser.error(f"--fitted needs --rows with one of: {', '.join(OURS)}")
     grid = Grid.read(ROOT / "benchmarks" / "grids" / f"kit_{arguments.domain}.yaml")
     kit = kit_folder()
     os.environ["FLOWCLAS_KIT"] = str(kit)
@@ -104,7 +108,7 @@ def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> 
         minutes = (time.perf_counter() - start) / 60
         result: dict[str, Any] = {}
         if not arguments.retime:
-            result = {"fit_minutes": round(minutes, 2), "fit_threads": torch.get_num_threads(), **settings}
+            result = {"fit_minutes": round(minutes, 2), "fit_threads": torch.get_num_threads()} | settings
             result |= {test: _test(score, place, arguments.quick) for test, place in places.items()}
         result["ms_per_frame"] = _milliseconds(score, next(iter(places.values())), arguments.quick)
         # Other work on the machine makes times long: the load says how far to trust them.
@@ -113,15 +117,23 @@ def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> 
 
 
 def _fit_ours(row: str, config: Path, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
-    command = ["fit", "--config", str(config), "--seed", str(arguments.seed), "--output", str(folder), *OURS[row]]
-    if arguments.quick or arguments.retime:
-        command += ["--trainer.max_minutes", "0.01", "--trainer.init_frames", "60", "--trainer.margin_scenes", "8"]
-    if arguments.quick:
-        command += ["--model.short_side", "96"]
-    run_flowclas(command, kit)
+    settings: Settings = {"switches": OURS[row]}
+    if arguments.fitted:
+        folder = arguments.fitted
+        run = json.loads((folder / RUN_FILE).read_text())
+        if (run["switches"], run["seed"]) != (OURS[row], arguments.seed):
+            sys.exit(f"error: '{folder}' is of seed {run['seed']}, options {run['switches']}: not row '{row}'")
+        settings["fit_minutes"] = run["fit_minutes"]
+    else:
+        command = ["fit", "--config", str(config), "--seed", str(arguments.seed), "--output", str(folder), *OURS[row]]
+        if arguments.quick or arguments.retime:
+            command += ["--trainer.max_minutes", "0.01", "--trainer.init_frames", "60", "--trainer.margin_scenes", "8"]
+        if arguments.quick:
+            command += ["--model.short_side", "96"]
+        run_flowclas(command, kit)
     checkpoint = folder / "model.safetensors"
     scorer = Scorer(checkpoint, device="cpu")
-    settings = {"checkpoint_mb": round(checkpoint.stat().st_size / 1e6, 1), "switches": OURS[row]}
+    settings["checkpoint_mb"] = round(checkpoint.stat().st_size / 1e6, 1)
     return lambda image: scorer.score_batch([image])[0][0], settings
 
 

@@ -49,13 +49,16 @@ def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(r
 
     monkeypatch.setattr(fit_rows, "run_flowclas", kept)
     grid = str(root / "grid.yaml")
-    fit_grid.main([grid, "--quick", "--seeds", "0", "--rows", "contrastive"])
+    fit_grid.main([grid, "--quick", "--seeds", "0", "--rows", "contrastive", "--keep", str(root / "fits")])
+    assert {p.name for p in (root / "fits/contrastive/0").iterdir()} >= {"model.safetensors", "run.json"}
+    assert [p.name for p in (root / "fits/contrastive").iterdir()] == ["0"]  # nothing half-written beside it
     assert [call[0] for call in calls] == ["fit", "evaluate"]
     with pytest.raises(SystemExit, match="failed, and tried again next time: broken, seed 0"):
         fit_grid.main([grid, "--quick", "--seeds", "0", "1", "--rows", "contrastive", "broken"])
     fits = [call for call in calls if call[0] == "fit"]
     assert [fit[fit.index("--seed") + 1] for fit in fits] == ["0", "0", "1", "1"]  # seed 0's row was kept
     result = json.loads((root / "out" / "grid_quick.json").read_text())
+    assert result["runs"][0] == {"row": "contrastive", **json.loads((root / "fits/contrastive/0/run.json").read_text())}
     figure = result["table"]["contrastive"]["pasted/auprc"]
     values = [run["pasted"]["auprc"] for run in result["runs"]]
     assert result["table"]["contrastive"]["seeds"] == 2 and result["provenance"]["seed"] == [0, 1]

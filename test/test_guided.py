@@ -11,32 +11,37 @@ from flowclas_ros.model.guided import FLATNESS, box_mean, guided_filter
 
 
 def by_the_paper(score: np.ndarray, guide: np.ndarray, radius: int) -> np.ndarray:
-    """He, Sun, Tang 2013, equations 5, 6 and 8, one window after another."""
+    """He, Sun, Tang 2013, equations 14 to 16, one window after another: (H, W) and (H, W, 3) -> (H, W)."""
     height, width = score.shape
-    slope, offset = np.zeros_like(score), np.zeros_like(score)
+    slope, offset = np.zeros_like(guide), np.zeros_like(score)
 
     def window(y: int, x: int) -> tuple[slice, slice]:
         return slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1)
 
     for y in range(height):
         for x in range(width):
-            p, i = score[window(y, x)], guide[window(y, x)]
-            slope[y, x] = ((i * p).mean() - i.mean() * p.mean()) / (i.var() + FLATNESS)
-            offset[y, x] = p.mean() - slope[y, x] * i.mean()
-    mean = np.array([[[m[window(y, x)].mean() for m in (slope, offset)] for x in range(width)] for y in range(height)])
-    return mean[..., 0] * guide + mean[..., 1]
+            p, i = score[window(y, x)].ravel(), guide[window(y, x)].reshape(-1, 3)
+            covariance = np.cov(i.T, bias=True) + FLATNESS * np.eye(3)
+            slope[y, x] = np.linalg.solve(covariance, (i * p[:, None]).mean(0) - i.mean(0) * p.mean())
+            offset[y, x] = p.mean() - slope[y, x] @ i.mean(0)
+    result = np.zeros_like(score)
+    for y in range(height):
+        for x in range(width):
+            a, b = slope[window(y, x)].mean((0, 1)), offset[window(y, x)].mean()
+            result[y, x] = a @ guide[y, x] + b
+    return result
 
 
 def maps(height: int = 17, width: int = 23) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    score, guide = torch.rand(2, 1, 1, height, width, generator=generator)
-    return score, guide
+    both = torch.rand(1, 4, height, width, generator=generator)
+    return both[:, :1], both[:, 1:]
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3])
 def test_it_is_the_papers_filter(radius):
     score, guide = maps()
-    expected = by_the_paper(score[0, 0].double().numpy(), guide[0, 0].double().numpy(), radius)
+    expected = by_the_paper(score[0, 0].double().numpy(), guide[0].double().movedim(0, -1).numpy(), radius)
     torch.testing.assert_close(
         guided_filter(score, guide, radius)[0, 0].double(), torch.from_numpy(expected), atol=1e-4, rtol=0
     )
@@ -54,14 +59,23 @@ def test_a_constant_score_stays_and_a_picture_without_edges_is_a_blur(radius):
 
 @pytest.mark.parametrize("radius", [4, 6, 9])
 def test_a_score_that_spills_over_an_objects_edge_is_drawn_back_to_it(radius):
-    guide = torch.full((1, 1, 60, 81), 0.3)
-    guide[..., 20:41, 30:52] = 0.8  # no multiple of the coarse grid
-    inside = guide > 0.5
+    guide = torch.tensor([0.5, 0.3, 0.4]).view(1, 3, 1, 1).repeat(1, 1, 60, 81)
+    guide[:, 0, 20:41, 30:52], guide[:, 1, 20:41, 30:52] = 0.3, 0.5  # as bright; no multiple of the coarse grid
+    inside = guide[:, 1:2] > 0.45
     score = box_mean(inside.float(), 9)
     ring = (box_mean(inside.float(), 5) > 0) & ~inside
     filtered = guided_filter(score, guide, radius)
     assert filtered[ring].mean() < 0.75 * score[ring].mean()
     assert filtered[inside].mean() > score[inside].mean()
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.02, 1.0])
+def test_a_grey_picture_whose_colours_say_nothing_new_is_filtered_as_well_as_any(contrast):
+    score, guide = maps(61, 83)
+    grey = (0.5 + contrast * (guide[:, :1] - 0.5)).repeat(1, 3, 1, 1)  # a covariance of rank one
+    expected = by_the_paper(score[0, 0].double().numpy(), grey[0].double().movedim(0, -1).numpy(), 3)
+    filtered = guided_filter(score, grey, 3)[0, 0].double()
+    torch.testing.assert_close(filtered, torch.from_numpy(expected), atol=1e-3, rtol=0)
 
 
 def test_a_models_score_is_filtered_at_the_images_size_and_for_each_image_by_itself():
@@ -72,7 +86,7 @@ def test_a_models_score_is_filtered_at_the_images_size_and_for_each_image_by_its
     edged.load_state_dict(plain.state_dict())
     images = torch.rand(2, 3, 192, 256)
     with torch.no_grad():
-        expected = guided_filter(plain(images)[:, None], images.mean(1, keepdim=True), 12.0)[:, 0]  # twice the size
+        expected = guided_filter(plain(images)[:, None], images, 12.0)[:, 0]  # twice the size
         torch.testing.assert_close(edged(images), expected)
         torch.testing.assert_close(edged(images[1:]), edged(images)[1:], atol=1e-4, rtol=1e-4)
 

@@ -1,6 +1,7 @@
 """The rivals' table: each method scores as it says, and a row that cannot be had says why and is tried again."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,21 @@ def test_a_rival_that_cannot_be_had_is_a_row_with_the_reason_and_is_tried_again(
     assert row == {"missing": "its weights are out of reach"}
     assert tried == [0, 0]
     assert "missing: k nearest neighbours: its weights are out of reach" in capsys.readouterr().out
+
+
+def test_a_kept_fit_is_measured_in_place_of_a_fit_if_it_is_of_the_row_and_seed(kit, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(rivals, "run_flowclas", lambda *_: pytest.fail("it was fitted again"))
+    shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    (tmp_path / "run.json").write_text(json.dumps({"switches": [], "seed": 1, "fit_minutes": 21.5}))
+    command = ["road", "--quick", "--fitted", str(tmp_path)]
+    rivals.main([*command, "--rows", "ours", "--seed", "1"])
+    row = json.loads((tmp_path / "rivals_road_quick.json").read_text())["rows"]["ours"]
+    assert row["fit_minutes"] == 21.5 and 0 < row["camvid_pasted_test"]["auprc"] < 1
+    with pytest.raises(SystemExit, match="is of seed 1, options"):
+        rivals.main([*command, "--rows", "Gaussian"])
+    with pytest.raises(SystemExit):
+        rivals.main([*command, "--rows", "k nearest neighbours"])
 
 
 def test_retiming_changes_the_milliseconds_of_measured_rows_alone(kit, tmp_path, monkeypatch):

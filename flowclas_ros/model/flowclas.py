@@ -191,7 +191,7 @@ class FlowCLAS(nn.Module):
             score = (score + self.to_image(mirrored, height, width).flip(-1)) / 2
         if self.config.guided_radius:
             radius = self.config.guided_radius * height / self.working_size(height, width)[0]
-            score = guided_filter(score, images.float().mean(dim=1, keepdim=True), radius)
+            score = guided_filter(score, images.float(), radius)
         return score.squeeze(1)
 
     def to_image(self, grid: Tensor, height: int, width: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COARSE_RADIUS = 2  # pixels of the coarse grid that the filter's coefficients are found on
-FLATNESS = 1e-3  # epsilon of the paper, squared brightness of 0..1: what varies less than 0.03 counts as flat
+FLATNESS = 1e-4  # epsilon of the paper, squared colour of 0..1: what varies less than 0.01 counts as flat
 
 
 def box_mean(maps: Tensor, side: int) -> Tensor:
@@ -19,13 +19,13 @@ def box_mean(maps: Tensor, side: int) -> Tensor:
 def guided_filter(score: Tensor, guide: Tensor, radius: float) -> Tensor:
     """A score smoothed within what looks alike in the image: near an edge of the guide it follows the edge.
 
-    In every window the score is replaced by the line a I + b of the guide I that fits it best, and a pixel takes the
-    mean of the lines of all windows that hold it (He, Sun, Tang 2013). The lines are found on a coarser grid and
-    applied to the full one (He, Sun 2015, arXiv 1505.00996).
+    In every window the score is replaced by the plane a . I + b over the guide's colours I that fits it best, and a
+    pixel takes the mean of the planes of all windows that hold it (He, Sun, Tang 2013, section 3.5). The planes are
+    found on a coarser grid and applied to the full one (He, Sun 2015, arXiv 1505.00996).
 
     Args:
         score: (B, 1, H, W) float32.
-        guide: (B, 1, H, W), brightness in 0..1.
+        guide: (B, 3, H, W) float32, colours in 0..1.
         radius: pixels from a window's middle to its side.
 
     Returns:
@@ -33,14 +33,40 @@ def guided_filter(score: Tensor, guide: Tensor, radius: float) -> Tensor:
     """
     shrink = max(1, int(radius / COARSE_RADIUS))
     coarse = F.avg_pool2d(torch.cat([guide, score], dim=1), shrink, ceil_mode=True)
+    middle = coarse.mean(dim=(2, 3), keepdim=True)  # taken off, so that small differences survive float32
+    colour, value = (coarse - middle).split((3, 1), dim=1)
     side = 2 * round(radius / shrink) + 1
-    image, value = coarse.split(1, dim=1)
-    products = torch.cat([coarse, image * image, image * value], dim=1)
-    mean_image, mean_value, mean_square, mean_product = box_mean(products, side).split(1, dim=1)
-    slope = (mean_product - mean_image * mean_value) / (mean_square - mean_image * mean_image + FLATNESS)
-    lines = box_mean(torch.cat([slope, mean_value - slope * mean_image], dim=1), side)
+    first, second = torch.triu_indices(3, 3, device=score.device)
+    products = torch.cat([colour, value, colour * value, colour[:, first] * colour[:, second]], dim=1)
+    mean_colour, mean_value, mean_product, mean_square = box_mean(products, side).split((3, 1, 3, 6), dim=1)
+    covariance = mean_square - mean_colour[:, first] * mean_colour[:, second]
+    slope = _solve(covariance, mean_product - mean_colour * mean_value)
+    planes = box_mean(torch.cat([slope, mean_value - _dot(slope, mean_colour)], dim=1), side)
     # Blocks tile the image from its corner and reach beyond it where it is no multiple of one.
-    whole = (lines.shape[-2] * shrink, lines.shape[-1] * shrink)
-    lines = F.interpolate(lines, size=whole, mode="bilinear", align_corners=False)
-    slope, offset = lines[..., : score.shape[-2], : score.shape[-1]].split(1, dim=1)
-    return slope * guide + offset
+    whole = (planes.shape[-2] * shrink, planes.shape[-1] * shrink)
+    planes = F.interpolate(planes, size=whole, mode="bilinear", align_corners=False)
+    slope, offset = planes[..., : score.shape[-2], : score.shape[-1]].split((3, 1), dim=1)
+    return _dot(slope, guide - middle[:, :3]) + offset + middle[:, 3:]
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).sum(dim=1, keepdim=True)
+
+
+def _solve(covariance: Tensor, right: Tensor) -> Tensor:
+    """(C + FLATNESS) x = right at every pixel: C's upper triangle (B, 6, h, w), right (B, 3, h, w) -> (B, 3, h, w).
+
+    By the factors L D L^T, written out: torch.linalg calls LAPACK for each pixel, many times slower.
+    """
+    rr, rg, rb, gg, gb, bb = covariance.unbind(dim=1)
+    x, y, z = right.unbind(dim=1)
+    first = rr + FLATNESS
+    g_r, b_r = rg / first, rb / first
+    second = gg + FLATNESS - g_r * rg
+    b_g = (gb - g_r * rb) / second
+    third = bb + FLATNESS - b_r * rb - b_g * b_g * second
+    y = y - g_r * x
+    z = (z - b_r * x - b_g * y) / third
+    y = y / second - b_g * z
+    x = x / first - g_r * y - b_r * z
+    return torch.stack([x, y, z], dim=1)
