@@ -77,7 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", help="some of the grid's rows; the table shows all that were ever run")
     parser.add_argument("--quick", action="store_true", help="tiny fits, in a result of their own")
-    parser.add_argument("--keep", type=Path, help="folder for the fits: checkpoint and figures, <row>/<seed> below it")
+    parser.add_argument(
+        "--keep", type=Path, help="folder of the fits, <row>/<seed> below it; those there are measured again"
+    )
     arguments = parser.parse_args(argv)
     grid = Grid.read(arguments.grid)
     if unknown := [row for row in arguments.rows or [] if row not in grid.rows]:
@@ -87,8 +89,6 @@ def main(argv: list[str] | None = None) -> None:
 
     def measure_row(row: str, seed: int) -> Run:
         place = arguments.keep / row / str(seed) if arguments.keep else None
-        if place:
-            place.parent.mkdir(parents=True, exist_ok=True)
         return measure(ROOT / grid.config, grid.switches(row, quick=arguments.quick), seed, tests, kit, place)
 
     name = arguments.grid.stem + ("_quick" if arguments.quick else "")

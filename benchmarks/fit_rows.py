@@ -39,24 +39,28 @@ def measure(
 ) -> Run:
     """One fit and its figures: on the fit's own validation scenes, and on every test set (images, masks).
 
-    ``keep`` is where the fit's folder goes once all is measured, with the figures in it as run.json.
+    ``keep`` is where the fit stays, with the figures in it as run.json. One that is there already is measured and
+    calibrated again and not fitted: for when the score's drawing or the tests are new. It must be of the same options
+    but for those that `flowclas fit --resume` lets change.
     """
-    with tempfile.TemporaryDirectory(dir=keep.parent if keep else None) as temporary:
-        folder = Path(temporary) / "fit"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = keep or Path(temporary)
+        kept = folder / RUN_FILE
+        earlier = json.loads(kept.read_text()) if kept.is_file() else None
         fit = ["fit", "--config", str(config), *switches, "--seed", str(seed), "--output", str(folder)]
+        if keep and earlier is None:
+            shutil.rmtree(keep, ignore_errors=True)  # of a stopped fit, whose minutes nobody knows
         start = time.perf_counter()
-        run_flowclas(fit, kit)
-        minutes = (time.perf_counter() - start) / 60
+        run_flowclas([*fit, "--resume"] if earlier else fit, kit)
+        minutes = earlier["fit_minutes"] if earlier else round((time.perf_counter() - start) / 60, 2)
         chosen = json.loads((folder / "metrics.json").read_text())
-        run: Run = {"seed": seed, "fit_minutes": round(minutes, 2), "switches": list(switches)}
+        run: Run = {"seed": seed, "fit_minutes": minutes, "switches": list(switches)}
         run["step"] = chosen["step"]  # of the chosen checkpoint: shows a fit that trainer.max_minutes cut short
         run["val"] = {key: chosen[f"val/{key}"] for key in FIGURES}
         for test, (images, masks) in tests.items():
             run[test] = evaluate(folder / "model.safetensors", images, masks, kit)
         if keep:
-            (folder / RUN_FILE).write_text(json.dumps(run, indent=2))
-            shutil.rmtree(keep, ignore_errors=True)
-            folder.rename(keep)
+            kept.write_text(json.dumps(run, indent=2))
     return run
 
 

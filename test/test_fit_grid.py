@@ -51,7 +51,6 @@ def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(r
     grid = str(root / "grid.yaml")
     fit_grid.main([grid, "--quick", "--seeds", "0", "--rows", "contrastive", "--keep", str(root / "fits")])
     assert {p.name for p in (root / "fits/contrastive/0").iterdir()} >= {"model.safetensors", "run.json"}
-    assert [p.name for p in (root / "fits/contrastive").iterdir()] == ["0"]  # nothing half-written beside it
     assert [call[0] for call in calls] == ["fit", "evaluate"]
     with pytest.raises(SystemExit, match="failed, and tried again next time: broken, seed 0"):
         fit_grid.main([grid, "--quick", "--seeds", "0", "1", "--rows", "contrastive", "broken"])
@@ -66,6 +65,42 @@ def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(r
     assert figure["ci95"] == pytest.approx(12.706 * abs(values[0] - values[1]) / 2, abs=1e-3)
     assert "| contrastive | 2 |" in (root / "out" / "grid_quick.md").read_text()
     assert cv2.imread(str(root / "out" / "grid_quick.png")).shape[1] > 300
+
+
+def test_a_kept_fit_is_measured_again_and_not_fitted(root, monkeypatch):
+    calls = []
+
+    def kept(arguments, kit):
+        calls.append(arguments)
+        in_this_process(arguments, kit)
+
+    monkeypatch.setattr(fit_rows, "run_flowclas", kept)
+    command = [
+        str(root / "grid.yaml"),
+        "--quick",
+        "--seeds",
+        "0",
+        "--rows",
+        "contrastive",
+        "--keep",
+        str(root / "fits"),
+    ]
+    stopped = root / "fits/contrastive/0/last.ckpt"
+    stopped.parent.mkdir(parents=True)
+    stopped.write_bytes(b"half a fit")
+    fit_grid.main(command)
+    result = root / "out" / "grid_quick.json"
+    first = json.loads(result.read_text())["runs"][0]
+    result.unlink()
+    text = (root / "grid.yaml").read_text()
+    (root / "grid.yaml").write_text(
+        text.replace("{trainer.max_epochs: 2}", "{trainer.max_epochs: 2, model.guided_radius: 4}")
+    )
+    fit_grid.main(command)
+    second = json.loads(result.read_text())["runs"][0]
+    assert ["--resume" in call for call in calls if call[0] == "fit"] == [False, True]
+    assert second["fit_minutes"] == first["fit_minutes"] and second["step"] == first["step"]
+    assert second["pasted"] != first["pasted"] and second["val"] != first["val"]
 
 
 def test_a_rows_options_go_over_the_common_ones_and_those_of_quick_over_both(root):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig
-from flowclas_ros.model.guided import FLATNESS, box_mean, guided_filter
+from flowclas_ros.model.guided import FLATNESS, along_edges, box_mean, guided_filter
 
 
 def by_the_paper(score: np.ndarray, guide: np.ndarray, radius: int) -> np.ndarray:
@@ -28,7 +28,8 @@ def by_the_paper(score: np.ndarray, guide: np.ndarray, radius: int) -> np.ndarra
     for y in range(height):
         for x in range(width):
             a, b = slope[window(y, x)].mean((0, 1)), offset[window(y, x)].mean()
-            result[y, x] = a @ guide[y, x] + b
+            inside = score[window(y, x)]  # our own: held at the scores of the window
+            result[y, x] = np.clip(a @ guide[y, x] + b, inside.min(), inside.max())
     return result
 
 
@@ -69,6 +70,27 @@ def test_a_score_that_spills_over_an_objects_edge_is_drawn_back_to_it(radius):
     assert filtered[inside].mean() > score[inside].mean()
 
 
+def test_no_score_leaves_those_around_it():
+    score = torch.zeros(1, 1, 40, 40)
+    guide = torch.full((1, 3, 40, 40), 0.2)
+    score[..., :20], guide[..., :20] = 1.0, 0.3  # a step that a brighter pixel would prolong far beyond 1
+    guide[..., 10, 10] = 1.0
+    filtered = guided_filter(score, guide, 4)
+    assert filtered.max() <= 1.0 and filtered.min() >= 0.0
+    assert filtered[..., 18].min() > 0.8 and filtered[..., 21].max() < 0.2
+
+
+def test_a_large_thing_becomes_whole_and_a_small_one_stays():
+    guide = torch.full((1, 3, 120, 160), 0.3)
+    guide[:, 0, 20:100, 40:120], guide[:, 1, 5:11, 5:11] = 0.7, 0.7
+    large, small = guide[:, :1] > 0.5, guide[:, 1:2] > 0.5
+    hollow = large & (box_mean(large.float(), 51) < 1)  # a backbone sees an object's edges
+    score = hollow.float() + small.float()
+    one, both = guided_filter(score, guide, 6), along_edges(score, guide, 6)
+    assert one[large].min() < 0.05 and both[large].min() > 0.25
+    assert both[small].mean() > 0.8 and both[~large & ~small].mean() < 0.05
+
+
 @pytest.mark.parametrize("contrast", [0.0, 0.02, 1.0])
 def test_a_grey_picture_whose_colours_say_nothing_new_is_filtered_as_well_as_any(contrast):
     score, guide = maps(61, 83)
@@ -86,7 +108,7 @@ def test_a_models_score_is_filtered_at_the_images_size_and_for_each_image_by_its
     edged.load_state_dict(plain.state_dict())
     images = torch.rand(2, 3, 192, 256)
     with torch.no_grad():
-        expected = guided_filter(plain(images)[:, None], images, 12.0)[:, 0]  # twice the size
+        expected = along_edges(plain(images)[:, None], images, 12.0)[:, 0]  # twice the size
         torch.testing.assert_close(edged(images), expected)
         torch.testing.assert_close(edged(images[1:]), edged(images)[1:], atol=1e-4, rtol=1e-4)
 

@@ -118,7 +118,7 @@ def test_a_format_whose_guided_filter_was_another_is_refused_and_read_without_th
     rewrite_header(path, lambda header: header.update(format_version=1))
     load_checkpoint(path)
     rewrite_header(path, lambda header: header["config"].update(guided_radius=5.0))
-    with pytest.raises(CheckpointError, match="went by brightness.*fit it again"):
+    with pytest.raises(CheckpointError, match=r"went by brightness.*fit it again"):
         load_checkpoint(path)
 
 

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -187,6 +189,21 @@ def test_a_finished_run_resumed_is_only_exported_again(root, whole, capsys):
     fit(root, "whole", resume=True)
     assert "had finished" in capsys.readouterr().out
     assert (whole / "last.ckpt").read_bytes() == before
+
+
+def test_a_finished_run_may_be_drawn_otherwise_and_moved_and_is_validated_and_calibrated_anew(root, whole):
+    shutil.copytree(whole, root / "moved")
+    fit(root, "moved", "--model.guided_radius", "4", resume=True)
+    before, after = (load_checkpoint(folder / "model.safetensors") for folder in (whole, root / "moved"))
+    assert after.model.config == replace(before.model.config, guided_radius=4.0)
+    for key, value in before.model.state_dict().items():
+        assert torch.equal(value, after.model.state_dict()[key]), key
+    figures = [json.loads((folder / "metrics.json").read_text())["val/auprc"] for folder in (whole, root / "moved")]
+    assert figures[0] != figures[1] and before.header["calibration"] != after.header["calibration"]
+    assert load_config(root / "moved" / "config.yaml").model.guided_radius == 4.0
+    torch.save({"callbacks": {"RunState": {"finished": False}}}, root / "moved" / "last.ckpt")
+    with pytest.raises(FlowclasError, match=r"other settings of model\.guided_radius;"):
+        fit(root, "moved", "--model.guided_radius", "5", resume=True)
 
 
 def test_a_folder_with_a_run_in_it_is_refused(root, whole):

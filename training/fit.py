@@ -43,7 +43,11 @@ from flowclas_ros.training.trainer_setup import hardware, quiet_lightning
 
 CONFIG = "config.yaml"
 # A resumed run may change these: none has a part in what the weights become (minutes only end a run sooner or later).
-FREE_ON_RESUME = ("trainer.max_minutes", "trainer.save_every", "trainer.log_every", "data.workers", "embed_backbone")
+FREE_ON_RESUME = {
+    *("trainer.max_minutes", "trainer.save_every", "trainer.log_every", "data.workers", "embed_backbone", "output")
+}
+# And these of a run that has finished: how its score is drawn. Before, they would choose among its validations.
+FREE_ONCE_FINISHED = {"model.guided_radius", "model.mirrored"}
 
 
 class FitInterrupted(KeyboardInterrupt):
@@ -109,14 +113,18 @@ def _open_output(output: Path, config: FitConfig, resume: bool) -> None:
     if kept.is_file() and (has_run or resume):
         if not resume:
             raise FlowclasError(f"output '{output}' holds a run already; go on with --resume or choose another output")
-        changed = [key for key in changed_keys(load_config(kept), config) if key not in FREE_ON_RESUME]
+        changed = set(changed_keys(load_config(kept), config)) - FREE_ON_RESUME
+        redrawn = changed & FREE_ONCE_FINISHED
+        if redrawn and (output / LAST).is_file() and _is_finished(output / LAST):
+            changed -= redrawn
         if changed:
             raise FlowclasError(
-                f"the run in '{output}' was begun with other settings of {', '.join(changed)}; resume with the same "
-                f"ones (--config {kept}), or choose another output"
+                f"the run in '{output}' was begun with other settings of {', '.join(sorted(changed))}; resume with the "
+                f"same ones (--config {kept}), or choose another output"
             )
-        return
-    if resume:
+        if not redrawn:
+            return
+    elif resume:
         raise FlowclasError(f"there is no run to resume in '{output}'; start one without --resume")
     with whole_file(kept) as temporary:
         temporary.write_text(config_yaml(config), encoding="utf-8")
@@ -174,6 +182,11 @@ def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch
 
 def _fit_gaussian(output: Path, module: FitModule, device: torch.device) -> dict[str, Any]:
     _initialise(module.model, module.config, module.data, device)
+    return {**_validate(output, module, device), "step": 0}
+
+
+def _validate(output: Path, module: FitModule, device: torch.device) -> dict[str, Any]:
+    """Figures of the model as it is, on one device."""
     trainer = L.Trainer(
         **hardware(replace(module.config.trainer, devices=1, nodes=1), device),
         logger=False,
@@ -183,7 +196,7 @@ def _fit_gaussian(output: Path, module: FitModule, device: torch.device) -> dict
         default_root_dir=output,
     )
     (result,) = trainer.validate(module, verbose=False)
-    return {**{k: float(v) for k, v in result.items()}, "step": 0}
+    return {key: float(value) for key, value in result.items()}
 
 
 def _train(output: Path, module: FitModule, device: torch.device, resume: bool) -> dict[str, Any]:
@@ -198,8 +211,9 @@ def _train(output: Path, module: FitModule, device: torch.device, resume: bool) 
         minutes=config.trainer.max_minutes,
     )
     if resume and _is_finished(output / LAST):
-        _say("the run had finished; calibrating and writing its checkpoint again")
-        return _load_best(output, module)
+        _say("the run had finished; validating, calibrating and writing its checkpoint again")
+        metrics = _load_best(output, module)
+        return {**metrics, **_validate(output, module.to(device), device)} if _is_first_process() else metrics
     if not resume and config.loss.fits_flow:
         _initialise(module.model, config, module.data, device)
     trainer = _trainer(output, module, state, device)

@@ -137,10 +137,11 @@ class FitModule(L.LightningModule):
         """Forget the last validation."""
         self.metrics = PixelMetrics(streaming=True)
         self.inlier_score = (0.0, 0)
-        if self.model.config.margin_weight:
-            self.model.fit_margin(self._margin_batches())
-        if self.model.config.energy_weight:
-            self.model.fit_energy(self._margin_batches())
+        if self.trainer.state.fn == "fit":  # weights that were chosen before hold their own
+            if self.model.config.margin_weight:
+                self.model.fit_margin(self._margin_batches())
+            if self.model.config.energy_weight:
+                self.model.fit_energy(self._margin_batches())
         if self.iou is not None:
             self.iou.reset()
 

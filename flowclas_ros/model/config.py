@@ -26,8 +26,9 @@ class FlowCLASConfig:
         memory_weight: weight in the score of the distance to a memory of normal cells (``NormalMemory``); 0 for none;
             needs margin_weight.
         memory_layers: which of the backbone's layers it compares, by their place in ``FrozenBackbone.sections``.
-        guided_radius: pixels at the short side; above 0 the score at image resolution goes through a guided filter of
-            that radius (``guided_filter``), so that it follows the edges of the image; 0 is the published score.
+        guided_radius: pixels at the short side; above 0 the score at image resolution goes through guided filters of
+            that radius and a wider one (``along_edges``), so that it follows the edges of the image; 0 is the published
+            score.
         mirrored: score each image and its mirror image and take the mean: a little better, for twice the time.
         classes: K, inlier classes of the segmentation head; 0 for none: the label-free track.
         score: what the score is built on: ``nll``, to which the weighted terms are added, or ``energy_entropy``, that

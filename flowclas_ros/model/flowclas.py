@@ -14,7 +14,7 @@ from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.model.density import DiagonalGaussian
 from flowclas_ros.model.flow_types import build_flow
 from flowclas_ros.model.fusion import CellMoments, MarginFusion
-from flowclas_ros.model.guided import guided_filter
+from flowclas_ros.model.guided import along_edges
 from flowclas_ros.model.memory import NormalMemory
 from flowclas_ros.model.segmentation import SegmentationHead, energy_entropy
 
@@ -191,7 +191,7 @@ class FlowCLAS(nn.Module):
             score = (score + self.to_image(mirrored, height, width).flip(-1)) / 2
         if self.config.guided_radius:
             radius = self.config.guided_radius * height / self.working_size(height, width)[0]
-            score = guided_filter(score, images.float(), radius)
+            score = along_edges(score, images.float(), radius)
         return score.squeeze(1)
 
     def to_image(self, grid: Tensor, height: int, width: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 COARSE_RADIUS = 2  # pixels of the coarse grid that the filter's coefficients are found on
 FLATNESS = 1e-4  # epsilon of the paper, squared colour of 0..1: what varies less than 0.01 counts as flat
+WIDER = 3  # times the radius: of a second filter, for what is large
 
 
 def box_mean(maps: Tensor, side: int) -> Tensor:
@@ -16,12 +17,20 @@ def box_mean(maps: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(rows, (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
 
 
+def along_edges(score: Tensor, guide: Tensor, radius: float) -> Tensor:
+    """Mean of the guided filters of ``radius`` and ``WIDER`` times it: small things keep their score beside the first,
+    large ones become one whole by the second. Arguments and result as of ``guided_filter``.
+    """
+    return (guided_filter(score, guide, radius) + guided_filter(score, guide, WIDER * radius)) / 2
+
+
 def guided_filter(score: Tensor, guide: Tensor, radius: float) -> Tensor:
     """A score smoothed within what looks alike in the image: near an edge of the guide it follows the edge.
 
     In every window the score is replaced by the plane a . I + b over the guide's colours I that fits it best, and a
     pixel takes the mean of the planes of all windows that hold it (He, Sun, Tang 2013, section 3.5). The planes are
-    found on a coarser grid and applied to the full one (He, Sun 2015, arXiv 1505.00996).
+    found on a coarser grid and applied to the full one (He, Sun 2015, arXiv 1505.00996). A plane that leaves the scores
+    of its window, in a colour that few of its pixels have, is held at the highest or lowest of them.
 
     Args:
         score: (B, 1, H, W) float32.
@@ -43,10 +52,15 @@ def guided_filter(score: Tensor, guide: Tensor, radius: float) -> Tensor:
     slope = _solve(covariance, mean_product - mean_colour * mean_value)
     planes = box_mean(torch.cat([slope, mean_value - _dot(slope, mean_colour)], dim=1), side)
     # Blocks tile the image from its corner and reach beyond it where it is no multiple of one.
-    whole = (planes.shape[-2] * shrink, planes.shape[-1] * shrink)
-    planes = F.interpolate(planes, size=whole, mode="bilinear", align_corners=False)
-    slope, offset = planes[..., : score.shape[-2], : score.shape[-1]].split((3, 1), dim=1)
-    return _dot(slope, guide - middle[:, :3]) + offset + middle[:, 3:]
+    whole, (height, width) = [size * shrink for size in planes.shape[-2:]], score.shape[-2:]
+    planes = F.interpolate(planes, size=whole, mode="bilinear", align_corners=False)[..., :height, :width]
+    slope, offset = planes.split((3, 1), dim=1)
+    filtered = _dot(slope, guide - middle[:, :3]) + offset + middle[:, 3:]
+    ends = F.max_pool2d(torch.cat([score, -score], dim=1), shrink, ceil_mode=True)
+    ends = F.max_pool2d(ends, (side, 1), stride=1, padding=(side // 2, 0))
+    ends = F.max_pool2d(ends, (1, side), stride=1, padding=(0, side // 2))
+    high, low = F.interpolate(ends, size=whole, mode="nearest")[..., :height, :width].split(1, dim=1)
+    return torch.minimum(torch.maximum(filtered, -low), high)
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
