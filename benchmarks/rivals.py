@@ -120,6 +120,8 @@ def _fit_ours(row: str, config: Path, kit: Path, folder: Path, arguments: argpar
     settings: Settings = {"switches": OURS[row]}
     if arguments.fitted:
         folder = arguments.fitted
+        if not (folder / RUN_FILE).is_file():
+            sys.exit(f"error: '{folder}' holds no {RUN_FILE}: name a fit's folder that fit_grid.py --keep has left")
         run = json.loads((folder / RUN_FILE).read_text())
         if (run["switches"], run["seed"]) != (OURS[row], arguments.seed):
             sys.exit(f"error: '{folder}' is of seed {run['seed']}, options {run['switches']}: not row '{row}'")
