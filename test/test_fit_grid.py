@@ -40,14 +40,20 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(root, monkeypatch, capsys):
-    calls = []
+@pytest.fixture
+def calls(monkeypatch):
+    """The commands that the grid runs, in this process."""
+    kept = []
 
-    def kept(arguments, kit):
-        calls.append(arguments)
+    def run(arguments, kit):
+        kept.append(arguments)
         in_this_process(arguments, kit)
 
-    monkeypatch.setattr(fit_rows, "run_flowclas", kept)
+    monkeypatch.setattr(fit_rows, "run_flowclas", run)
+    return kept
+
+
+def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(root, calls):
     grid = str(root / "grid.yaml")
     fit_grid.main([grid, "--quick", "--seeds", "0", "--rows", "contrastive", "--keep", str(root / "fits")])
     assert {p.name for p in (root / "fits/contrastive/0").iterdir()} >= {"model.safetensors", "run.json"}
@@ -67,14 +73,7 @@ def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(r
     assert cv2.imread(str(root / "out" / "grid_quick.png")).shape[1] > 300
 
 
-def test_a_kept_fit_is_measured_again_and_not_fitted(root, monkeypatch):
-    calls = []
-
-    def kept(arguments, kit):
-        calls.append(arguments)
-        in_this_process(arguments, kit)
-
-    monkeypatch.setattr(fit_rows, "run_flowclas", kept)
+def test_a_kept_fit_is_measured_again_and_not_fitted(root, calls):
     command = [
         str(root / "grid.yaml"),
         "--quick",

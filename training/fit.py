@@ -44,7 +44,12 @@ from flowclas_ros.training.trainer_setup import hardware, quiet_lightning
 CONFIG = "config.yaml"
 # A resumed run may change these: none has a part in what the weights become (minutes only end a run sooner or later).
 FREE_ON_RESUME = {
-    *("trainer.max_minutes", "trainer.save_every", "trainer.log_every", "data.workers", "embed_backbone", "output")
+    "trainer.max_minutes",
+    "trainer.save_every",
+    "trainer.log_every",
+    "data.workers",
+    "embed_backbone",
+    "output",
 }
 # And these of a run that has finished: how its score is drawn. Before, they would choose among its validations.
 FREE_ONCE_FINISHED = {"model.guided_radius", "model.mirrored"}
