@@ -40,7 +40,8 @@ samples: messages
 	@$(RUN) tools/build_samples.py
 
 test: messages
-	@$(RUN) -m pytest
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not alone" -n 2 --dist loadfile
+	@$(RUN) -m pytest -m alone
 
 lint: $(VENV)/installed
 	@$(RUN) -m ruff check .

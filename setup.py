@@ -79,6 +79,7 @@ setup(
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "scikit-learn>=1.5",  # brings scipy; the reference that our metrics are held against
             "setuptools>=70.1",  # builds the wheel that the tests look into
             "ruff>=0.9",

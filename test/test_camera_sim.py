@@ -17,6 +17,8 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from flowclas_ros.node.conversion import to_rgb  # noqa: E402
 from flowclas_ros.training import scenes  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 PATIENCE = 90.0  # seconds; ends a hung test, no test measures by it
 TOPICS = {
     "camera/image_raw": Image,

@@ -16,6 +16,8 @@ from node_support import LOAD_TIMEOUT, START_TIMEOUT
 
 from flowclas_ros.node.demo_processes import processes
 
+pytestmark = pytest.mark.alone
+
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
 

@@ -129,13 +129,13 @@ def test_a_grid_whose_base_is_no_row_is_refused(root):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "grids").glob("*.yaml")), ids=lambda p: p.stem)
-@pytest.mark.parametrize("quick", [False, True])
-def test_every_row_of_the_shipped_grids_is_a_valid_configuration(path, quick, monkeypatch):
+def test_every_row_of_the_shipped_grids_is_a_valid_configuration(path, monkeypatch):
     monkeypatch.setenv("FLOWCLAS_KIT", "/kit")
     grid = fit_grid.Grid.read(path)
     for row in grid.rows:
-        config = load_config(ROOT / grid.config, grid.switches(row, quick=quick))
+        config = load_config(ROOT / grid.config, grid.switches(row, quick=False))
         assert config.data.train, row
+    load_config(ROOT / grid.config, grid.switches(row, quick=True))  # adds the same to every row
 
 
 def test_a_confidence_interval_is_students():

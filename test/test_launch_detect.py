@@ -15,6 +15,8 @@ import yaml
 from flowclas_ros.node.environment import PROFILE, PROFILE_VARIABLES, settings_for_large_images
 from flowclas_ros.node.parameters import TABLE
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILE = ROOT / "launch" / "detect.launch.py"
 ARGUMENTS = {

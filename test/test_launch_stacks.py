@@ -26,6 +26,8 @@ from node_support import (  # noqa: E402
     picture,
 )
 
+pytestmark = pytest.mark.alone
+
 LAUNCH = Path(__file__).resolve().parent.parent / "launch"
 PACE = 0.2  # seconds between two frames
 

@@ -11,6 +11,8 @@ import pytest
 from node_running import health, pixels_of, settle
 from node_support import ANSWER_TIMEOUT, LOAD_TIMEOUT, detector_graph, image_message, make_checkpoint, options, picture
 
+pytestmark = pytest.mark.alone
+
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.srv", reason="needs the generated messages (make, or colcon build)")
 

@@ -9,6 +9,8 @@ import pytest
 from node_running import Bench, answers, health, offer, pixels_of, settle
 from node_support import HEIGHT, WIDTH, image_message, picture
 
+pytestmark = pytest.mark.alone
+
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.srv", reason="needs the generated messages (make, or colcon build)")
 

@@ -8,6 +8,8 @@ import pytest
 from node_running import health
 from node_support import detector_graph, image_message, make_checkpoint, options, picture
 
+pytestmark = pytest.mark.alone
+
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
 

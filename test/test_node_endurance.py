@@ -20,6 +20,8 @@ from node_support import (
     picture,
 )
 
+pytestmark = pytest.mark.alone
+
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.srv", reason="needs the generated messages (make, or colcon build)")
 

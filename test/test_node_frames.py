@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from node_support import HEIGHT, OUTPUTS, WIDTH, detector_graph, image_message, options, picture
 
+pytestmark = pytest.mark.alone
+
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
 

@@ -18,6 +18,8 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import DetectorState
 from flowclas_ros.node.servo_guard import ServoGuard
 
+pytestmark = pytest.mark.alone
+
 ANSWER_TIMEOUT = 20.0  # seconds; ends a hung test
 
 

@@ -25,7 +25,7 @@ data: {train: [ROOT/train], val: [ROOT/val], scene_block: 2, outliers: {cutouts:
 paste: {min_size: 0.3, max_size: 0.8}
 loss: {samples: 24, alpha: 1.0}
 optimiser: {lr: 1e-3}
-trainer: {max_epochs: 2, val_every: 2, device: cpu, log_every: 1}
+trainer: {max_epochs: 2, val_every: 2, margin_scenes: 16, device: cpu, log_every: 1}
 """
 
 

@@ -3,18 +3,13 @@
 import errno
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from fit_support import write_discs, write_noise
+from fit_running import assert_same_run, assert_whole_files_only, fit, write_root
 from safetensors.torch import load_file
 
 from flowclas_ros.detection.calibration import Calibration
@@ -29,86 +24,17 @@ from flowclas_ros.training.metrics import PixelMetrics
 pytestmark = pytest.mark.timeout(180)
 
 ROOT = Path(__file__).parent.parent
-STEPS = 9  # three epochs of three
-YAML = """
-model: {backbone: {name: mobilenetv2_100, weights: random, layers: [1], stride: 8}, flow: {steps: 1}, projection_dim: 8}
-data: {train: [ROOT/train], val: [ROOT/val], scene_block: 2, outliers: {cutouts: ROOT/cut}, batch_size: 4,
-       x_out_size: [64, 64], jitter: 0.1}
-paste: {min_size: 0.3, max_size: 0.8}
-loss: {samples: 32}
-optimiser: {ema: 0.9, lr: 1e-3}
-trainer: {max_epochs: 3, save_every: 2, device: cpu, log_every: 1}
-"""
-# Sends itself a signal when a step begins, or half-way through writing a state.
-KILLER = """
-import os, sys
-from lightning.pytorch.callbacks import Callback
-from flowclas_ros.training import fit
-config, output, step, signum = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-class Kill(Callback):
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == step:
-            os.kill(os.getpid(), signum)
-make = fit._trainer
-def with_kill(*arguments):
-    trainer = make(*arguments)
-    trainer.callbacks.insert(0, Kill())
-    return trainer
-fit._trainer = with_kill
-sys.exit(fit.main(["--config", config, "--output", output]))
-"""
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fit")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 10), ("val", 4)):
-        write_noise(folder / split, count, rng)
-    write_discs(folder / "cut", rng)
-    (folder / "fit.yaml").write_text(YAML.replace("ROOT", str(folder)))
-    return folder
-
-
-def fit(root, name, *overrides, resume=False):
-    torch.set_num_threads(1)
-    config = load_config(root / "fit.yaml", ["--output", str(root / name), *overrides])
-    return fitting.fit(config, resume=resume)
+    return write_root(tmp_path_factory.mktemp("fit"))
 
 
 @pytest.fixture(scope="module")
 def whole(root):
     """A run that nothing disturbed."""
     return fit(root, "whole").parent
-
-
-def killed(root, name, step, signum):
-    output = root / name
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLER, str(root / "fit.yaml"), str(output), str(step), str(int(signum))]
-    return output, subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
-
-
-def assert_same_run(one, other):
-    for name in ("model.safetensors", "best.safetensors"):
-        ours, theirs = load_file(one / name), load_file(other / name)
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    ours, theirs = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (one, other))
-    assert ours["global_step"] == theirs["global_step"] == STEPS
-    assert all(torch.equal(ours["state_dict"][key], theirs["state_dict"][key]) for key in ours["state_dict"])
-    ours, theirs = (state["optimizer_states"][0]["state"] for state in (ours, theirs))
-    assert all(torch.equal(ours[i][key], theirs[i][key]) for i in ours for key in ours[i])
-    calibrations = [load_checkpoint(folder / "model.safetensors").header["calibration"] for folder in (one, other)]
-    assert calibrations[0] == calibrations[1]
-
-
-def assert_whole_files_only(output):
-    names = {path.name for path in output.rglob("*")}
-    assert not [name for name in names if name.endswith(".tmp") or name.startswith(".")]
-    for path in output.glob("*.safetensors"):
-        load_file(path)
-    if (output / "last.ckpt").exists():
-        torch.load(output / "last.ckpt", weights_only=True)
 
 
 def test_a_fit_ends_in_a_calibrated_checkpoint_with_provenance(whole):
@@ -161,64 +87,9 @@ def test_another_seed_gives_other_weights(root, whole):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 3, 5])  # before the first state, right after a validation, inside an epoch
-def test_a_run_killed_and_resumed_equals_one_that_was_not(root, whole, step):
-    output, done = killed(root, f"kill{step}", step, signal.SIGKILL)
-    assert done.returncode == -signal.SIGKILL
-    assert_whole_files_only(output)
-    fit(root, f"kill{step}", resume=True)
-    assert_same_run(whole, output)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_step_says_so_in_one_line_and_loses_nothing(root, whole, signum, code):
-    output, done = killed(root, f"signal{code}", 4, signum)
-    assert done.returncode == code
-    assert done.stderr.strip().splitlines()[-1].startswith("interrupted; state saved at step 5 in ")
-    assert "Traceback" not in done.stderr
-    assert_whole_files_only(output)
-    assert torch.load(output / "last.ckpt", weights_only=True)["global_step"] == 5
-    fit(root, output.name, resume=True)
-    assert_same_run(whole, output)
-
-
-def test_a_finished_run_resumed_is_only_exported_again(root, whole, capsys):
-    before = (whole / "last.ckpt").read_bytes()
-    fit(root, "whole", resume=True)
-    assert "had finished" in capsys.readouterr().out
-    assert (whole / "last.ckpt").read_bytes() == before
-
-
-def test_a_finished_run_may_be_drawn_otherwise_and_moved_and_is_validated_and_calibrated_anew(root, whole):
-    shutil.copytree(whole, root / "moved")
-    fit(root, "moved", "--model.guided_radius", "4", resume=True)
-    before, after = (load_checkpoint(folder / "model.safetensors") for folder in (whole, root / "moved"))
-    assert after.model.config == replace(before.model.config, guided_radius=4.0)
-    for key, value in before.model.state_dict().items():
-        assert torch.equal(value, after.model.state_dict()[key]), key
-    figures = [json.loads((folder / "metrics.json").read_text())["val/auprc"] for folder in (whole, root / "moved")]
-    assert figures[0] != figures[1] and before.header["calibration"] != after.header["calibration"]
-    assert load_config(root / "moved" / "config.yaml").model.guided_radius == 4.0
-    torch.save({"callbacks": {"RunState": {"finished": False}}}, root / "moved" / "last.ckpt")
-    with pytest.raises(FlowclasError, match=r"other settings of model\.guided_radius;"):
-        fit(root, "moved", "--model.guided_radius", "5", resume=True)
-
-
 def test_a_folder_with_a_run_in_it_is_refused(root, whole):
     with pytest.raises(FlowclasError, match="holds a run already; go on with --resume"):
         fit(root, "whole")
-
-
-def test_resuming_with_other_settings_names_them(root, whole):
-    with pytest.raises(FlowclasError, match=r"other settings of loss\.alpha, optimiser\.lr;"):
-        fit(root, "whole", "--loss.alpha", "2", "--optimiser.lr", "1e-2", resume=True)
-
-
-def test_nothing_to_resume_says_so(root):
-    with pytest.raises(FlowclasError, match="there is no run to resume"):
-        fit(root, "nowhere", resume=True)
 
 
 @pytest.mark.parametrize("target", ["last.ckpt", "best.safetensors", "model.safetensors"])
@@ -302,7 +173,7 @@ def test_the_kit_fits_end_to_end_in_a_few_steps(kit, tmp_path, monkeypatch):
             (tmp_path / split / path.name).symlink_to(path)
     overrides = ["--data.train", f"[{tmp_path}/train]", "--data.val", f"[{tmp_path}/val]", "--data.workers", "0"]
     overrides += ["--output", str(tmp_path / "run"), "--trainer.max_epochs", "1", "--trainer.device", "cpu"]
-    overrides += ["--trainer.margin_scenes", "40"]
+    overrides += ["--trainer.margin_scenes", "40", "--model.short_side", "240"]
     path = fitting.fit(load_config(ROOT / "config/training/kit_road.yaml", overrides))
     header = load_checkpoint(path).header
     assert header["provenance"]["metrics"]["val/auprc"] > 0.1  # a guess would have some 0.03
