@@ -44,7 +44,7 @@ def test_it_is_the_papers_filter(radius):
     score, guide = maps()
     expected = by_the_paper(score[0, 0].double().numpy(), guide[0].double().movedim(0, -1).numpy(), radius)
     torch.testing.assert_close(
-        guided_filter(score, guide, radius)[0, 0].double(), torch.from_numpy(expected), atol=1e-4, rtol=0
+        guided_filter(score, guide, radius, 1)[0, 0].double(), torch.from_numpy(expected), atol=1e-4, rtol=0
     )
 
 
@@ -52,8 +52,8 @@ def test_it_is_the_papers_filter(radius):
 def test_a_constant_score_stays_and_a_picture_without_edges_is_a_blur(radius):
     score, guide = maps(61, 83)
     constant = torch.full_like(score, 3.0)
-    torch.testing.assert_close(guided_filter(constant, guide, radius), constant, atol=1e-4, rtol=0)
-    blurred = guided_filter(score, torch.full_like(guide, 0.5), radius)
+    torch.testing.assert_close(guided_filter(constant, guide, radius, radius // 2), constant, atol=1e-4, rtol=0)
+    blurred = guided_filter(score, torch.full_like(guide, 0.5), radius, radius // 2)
     assert blurred.std() < 0.5 * score.std()
     assert float(blurred.mean()) == pytest.approx(float(score.mean()), abs=0.03)
 
@@ -65,7 +65,7 @@ def test_a_score_that_spills_over_an_objects_edge_is_drawn_back_to_it(radius):
     inside = guide[:, 1:2] > 0.45
     score = box_mean(inside.float(), 9)
     ring = (box_mean(inside.float(), 5) > 0) & ~inside
-    filtered = guided_filter(score, guide, radius)
+    filtered = guided_filter(score, guide, radius, radius // 2)
     assert filtered[ring].mean() < 0.75 * score[ring].mean()
     assert filtered[inside].mean() > score[inside].mean()
 
@@ -75,7 +75,7 @@ def test_no_score_leaves_those_around_it():
     guide = torch.full((1, 3, 40, 40), 0.2)
     score[..., :20], guide[..., :20] = 1.0, 0.3  # a step that a brighter pixel would prolong far beyond 1
     guide[..., 10, 10] = 1.0
-    filtered = guided_filter(score, guide, 4)
+    filtered = guided_filter(score, guide, 4, 2)
     assert filtered.max() <= 1.0 and filtered.min() >= 0.0
     assert filtered[..., 18].min() > 0.8 and filtered[..., 21].max() < 0.2
 
@@ -86,9 +86,24 @@ def test_a_large_thing_becomes_whole_and_a_small_one_stays():
     large, small = guide[:, :1] > 0.5, guide[:, 1:2] > 0.5
     hollow = large & (box_mean(large.float(), 51) < 1)  # a backbone sees an object's edges
     score = hollow.float() + small.float()
-    one, both = guided_filter(score, guide, 6), along_edges(score, guide, 6)
+    one, both = guided_filter(score, guide, 6, 3), along_edges(score, guide, 6)
     assert one[large].min() < 0.05 and both[large].min() > 0.25
     assert both[small].mean() > 0.8 and both[~large & ~small].mean() < 0.05
+
+
+def test_the_cameras_noise_does_not_come_out_in_the_score():
+    clean = torch.full((1, 3, 120, 160), 0.4)
+    clean[:, 0, 20:100, 40:120] = 0.7
+    score = box_mean((clean[:, :1] > 0.5).float(), 25)
+    noisy = clean + 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+
+    def stirred(edges):
+        return float((edges(noisy) - edges(clean)).square().mean().sqrt())
+
+    by_every_pixel = stirred(
+        lambda guide: (guided_filter(score, guide, 8, 4) + guided_filter(score, guide, 24, 12)) / 2
+    )
+    assert stirred(lambda guide: along_edges(score, guide, 8)) < 0.6 * by_every_pixel
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.02, 1.0])
@@ -96,7 +111,7 @@ def test_a_grey_picture_whose_colours_say_nothing_new_is_filtered_as_well_as_any
     score, guide = maps(61, 83)
     grey = (0.5 + contrast * (guide[:, :1] - 0.5)).repeat(1, 3, 1, 1)  # a covariance of rank one
     expected = by_the_paper(score[0, 0].double().numpy(), grey[0].double().movedim(0, -1).numpy(), 3)
-    filtered = guided_filter(score, grey, 3)[0, 0].double()
+    filtered = guided_filter(score, grey, 3, 1)[0, 0].double()
     torch.testing.assert_close(filtered, torch.from_numpy(expected), atol=1e-3, rtol=0)
 
 

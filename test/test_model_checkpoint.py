@@ -109,16 +109,17 @@ def test_truncated_file_is_refused(saved, keep):
 def test_newer_format_is_refused(saved):
     path, _ = saved
     rewrite_header(path, lambda header: header.update(format_version=99))
-    with pytest.raises(CheckpointError, match=r"format 99.*reads up to 2: update"):
+    with pytest.raises(CheckpointError, match=r"format 99.*reads up to 3: update"):
         load_checkpoint(path)
 
 
-def test_a_format_whose_guided_filter_was_another_is_refused_and_read_without_the_filter(saved):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_format_whose_guided_filter_was_another_is_refused_and_read_without_the_filter(saved, version):
     path, _ = saved
-    rewrite_header(path, lambda header: header.update(format_version=1))
+    rewrite_header(path, lambda header: header.update(format_version=version))
     load_checkpoint(path)
     rewrite_header(path, lambda header: header["config"].update(guided_radius=5.0))
-    with pytest.raises(CheckpointError, match=r"went by brightness.*fit it again"):
+    with pytest.raises(CheckpointError, match=rf"has format {version}, of another guided filter.*fit it again"):
         load_checkpoint(path)
 
 

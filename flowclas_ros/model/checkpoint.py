@@ -22,7 +22,7 @@ from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flowclas import FlowCLAS
 
 FORMAT = "flowclas"
-FORMAT_VERSION = 2  # since 2 the guided filter goes by colour
+FORMAT_VERSION = 3  # since 2 the guided filter goes by colour, since 3 by colours without the camera's noise
 _HEADER_KEY = "flowclas"
 _BACKBONE = "backbone."
 
@@ -169,10 +169,10 @@ def _check_version(header: dict[str, Any], path: Path) -> None:
     for key in ("name", "config", "backbone_sha256", "backbone_embedded", "calibration", "provenance"):
         if key not in header:
             raise CheckpointError(f"'{path}' is damaged: its header lacks '{key}'; copy it again")
-    if version == 1 and header["config"].get("guided_radius"):
+    if version < FORMAT_VERSION and header["config"].get("guided_radius"):
         raise CheckpointError(
-            f"'{path}' was fitted when the guided filter went by brightness; its thresholds do not hold for the filter "
-            "by colour: fit it again"
+            f"'{path}' has format {version}, of another guided filter: its thresholds do not hold for that of format "
+            f"{FORMAT_VERSION}. Validate and calibrate its run anew (`flowclas fit --resume`), or fit it again"
         )
 
 
