@@ -39,3 +39,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from node_support import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small.safetensors")
+
+
+@pytest.fixture(scope="session")
+def fit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data and settings of fit_running's small fit, and the runs of all tests that fit it, each in a folder."""
+    from fit_running import write_root
+
+    return write_root(tmp_path_factory.mktemp("fit"))
+
+
+@pytest.fixture(scope="session")
+def whole_fit(fit_root: Path) -> Path:
+    """The folder of a run that nothing disturbed."""
+    from fit_running import fit
+
+    return fit(fit_root, "whole").parent

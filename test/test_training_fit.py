@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fit_running import assert_same_run, assert_whole_files_only, fit, write_root
+from fit_running import assert_same_run, assert_whole_files_only, fit
 from safetensors.torch import load_file
 
 from flowclas_ros.detection.calibration import Calibration
@@ -26,19 +26,8 @@ pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_root(tmp_path_factory.mktemp("fit"))
-
-
-@pytest.fixture(scope="module")
-def whole(root):
-    """A run that nothing disturbed."""
-    return fit(root, "whole").parent
-
-
-def test_a_fit_ends_in_a_calibrated_checkpoint_with_provenance(whole):
-    loaded = load_checkpoint(whole / "model.safetensors")
+def test_a_fit_ends_in_a_calibrated_checkpoint_with_provenance(whole_fit):
+    loaded = load_checkpoint(whole_fit / "model.safetensors")
     about = loaded.header["provenance"]
     calibration = Calibration.from_dict(loaded.header["calibration"])
     assert calibration.scenes == 2
@@ -49,21 +38,23 @@ def test_a_fit_ends_in_a_calibrated_checkpoint_with_provenance(whole):
     assert about["config"]["loss"]["samples"] == 32
     assert 0 < about["metrics"]["val/auprc"] < 1
     assert about["metrics"]["step"] % 3 == 0
-    assert json.loads((whole / "metrics.json").read_text())["val/auprc"] == about["metrics"]["val/auprc"]
-    assert cv2.imread(str(whole / "val_contact_sheet.png")).shape[1] > 900
-    assert list((whole / "tensorboard").glob("events*"))
-    assert_whole_files_only(whole)
+    assert json.loads((whole_fit / "metrics.json").read_text())["val/auprc"] == about["metrics"]["val/auprc"]
+    assert cv2.imread(str(whole_fit / "val_contact_sheet.png")).shape[1] > 900
+    assert list((whole_fit / "tensorboard").glob("events*"))
+    assert_whole_files_only(whole_fit)
 
 
-def test_scenes_that_hold_outliers_are_what_a_checkpoint_is_chosen_by_and_not_what_it_is_calibrated_on(root, whole):
-    image = cv2.imread(str(root / "val/000.png"))
+def test_scenes_that_hold_outliers_are_what_a_checkpoint_is_chosen_by_and_not_what_it_is_calibrated_on(
+    fit_root, whole_fit
+):
+    image = cv2.imread(str(fit_root / "val/000.png"))
     mask = np.zeros(image.shape[:2], np.uint8)
     image[20:44, 30:60], mask[20:44, 30:60] = (0, 255, 0), 1
     for kind, picture in (("images", image), ("masks", mask)):
-        (root / "seen" / kind).mkdir(parents=True)
-        cv2.imwrite(str(root / "seen" / kind / "0.png"), picture)
-    path = fit(root, "chosen", "--data.exposed_val", str(root / "seen"))
-    ours, theirs = (load_checkpoint(p).header for p in (path, whole / "model.safetensors"))
+        (fit_root / "seen" / kind).mkdir(parents=True)
+        cv2.imwrite(str(fit_root / "seen" / kind / "0.png"), picture)
+    path = fit(fit_root, "chosen", "--data.exposed_val", str(fit_root / "seen"))
+    ours, theirs = (load_checkpoint(p).header for p in (path, whole_fit / "model.safetensors"))
     score = score_image(load_checkpoint(path).model, image[..., ::-1].copy(), torch.device("cpu"))
     metrics = PixelMetrics()
     metrics.update(score, mask)
@@ -71,29 +62,29 @@ def test_scenes_that_hold_outliers_are_what_a_checkpoint_is_chosen_by_and_not_wh
     assert ours["calibration"]["pixels"] == theirs["calibration"]["pixels"]
 
 
-def test_the_resumable_state_leaves_the_frozen_backbone_out(whole):
-    state = torch.load(whole / "last.ckpt", weights_only=True)["state_dict"]
+def test_the_resumable_state_leaves_the_frozen_backbone_out(whole_fit):
+    state = torch.load(whole_fit / "last.ckpt", weights_only=True)["state_dict"]
     assert state and not [key for key in state if key.startswith("model.backbone")]
 
 
-def test_the_same_seed_gives_the_same_weights_whatever_the_workers(root, whole):
-    assert_same_run(whole, fit(root, "again", "--data.workers", "1").parent)
+def test_the_same_seed_gives_the_same_weights_whatever_the_workers(fit_root, whole_fit):
+    assert_same_run(whole_fit, fit(fit_root, "again", "--data.workers", "1").parent)
 
 
-def test_another_seed_gives_other_weights(root, whole):
-    other = load_file(fit(root, "seed1", "--seed", "1", "--trainer.max_epochs", "1"))
+def test_another_seed_gives_other_weights(fit_root, whole_fit):
+    other = load_file(fit(fit_root, "seed1", "--seed", "1", "--trainer.max_epochs", "1"))
     assert not torch.equal(
-        load_file(whole / "model.safetensors")["flow.steps.0.actnorm.bias"], other["flow.steps.0.actnorm.bias"]
+        load_file(whole_fit / "model.safetensors")["flow.steps.0.actnorm.bias"], other["flow.steps.0.actnorm.bias"]
     )
 
 
-def test_a_folder_with_a_run_in_it_is_refused(root, whole):
+def test_a_folder_with_a_run_in_it_is_refused(fit_root, whole_fit):
     with pytest.raises(FlowclasError, match="holds a run already; go on with --resume"):
-        fit(root, "whole")
+        fit(fit_root, "whole")
 
 
 @pytest.mark.parametrize("target", ["last.ckpt", "best.safetensors", "model.safetensors"])
-def test_a_full_disk_is_one_line_naming_the_file_and_leaves_no_half_of_it(root, target, monkeypatch):
+def test_a_full_disk_is_one_line_naming_the_file_and_leaves_no_half_of_it(fit_root, target, monkeypatch):
     """The writers write half of their file, then fail as the operating system does."""
     from flowclas_ros.training import calibrate, callbacks
 
@@ -109,42 +100,42 @@ def test_a_full_disk_is_one_line_naming_the_file_and_leaves_no_half_of_it(root, 
         monkeypatch.setattr(calibrate, "save_checkpoint", _save_to_full_disk)
     name = f"full-{target}"
     with pytest.raises(FlowclasError, match=rf"{target}.* could not be written: No space left on device") as raised:
-        fit(root, name, "--trainer.max_epochs", "1", "--trainer.save_every", "1")
+        fit(fit_root, name, "--trainer.max_epochs", "1", "--trainer.save_every", "1")
     assert "\n" not in str(raised.value)
-    assert not (root / name / target).exists()
-    assert_whole_files_only(root / name)
+    assert not (fit_root / name / target).exists()
+    assert_whole_files_only(fit_root / name)
 
 
 def _save_to_full_disk(path, *_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def test_time_being_up_ends_the_run_with_a_checkpoint(root, capsys):
-    path = fit(root, "short", "--trainer.max_minutes", "1e-6")
+def test_time_being_up_ends_the_run_with_a_checkpoint(fit_root, capsys):
+    path = fit(fit_root, "short", "--trainer.max_minutes", "1e-6")
     assert "stopped at step 1 of 9 after trainer.max_minutes" in capsys.readouterr().out
     assert load_checkpoint(path).header["provenance"]["metrics"]["step"] == 1
-    fit(root, "short", "--trainer.max_minutes", "1e-6", resume=True)
+    fit(fit_root, "short", "--trainer.max_minutes", "1e-6", resume=True)
     assert torch.load(path.parent / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
-def test_the_gaussian_baseline_needs_no_step_and_has_no_flow(root):
-    loaded = load_checkpoint(fit(root, "gaussian", "--method", "gaussian"))
+def test_the_gaussian_baseline_needs_no_step_and_has_no_flow(fit_root):
+    loaded = load_checkpoint(fit(fit_root, "gaussian", "--method", "gaussian"))
     assert loaded.model.config.flow.steps == 0
     assert loaded.model.projection is None
     assert loaded.header["calibration"]["scenes"] == 2
     assert loaded.header["provenance"]["metrics"]["val/auprc"] > 0
 
 
-def test_likelihood_alone_is_a_switch(root):
-    path = fit(root, "nll", "--loss.contrastive", "none", "--trainer.max_epochs", "1", "--optimiser.ema", "0")
+def test_likelihood_alone_is_a_switch(fit_root):
+    path = fit(fit_root, "nll", "--loss.contrastive", "none", "--trainer.max_epochs", "1", "--optimiser.ema", "0")
     assert load_checkpoint(path).model.projection is None
 
 
-def test_sixteen_bits_on_a_cpu_are_refused_and_bf16_works(root, monkeypatch):
-    monkeypatch.setattr(trainer_setup, "CPU_INFO", root / "nowhere")  # bf16 even where the CPU has no units for it
+def test_sixteen_bits_on_a_cpu_are_refused_and_bf16_works(fit_root, monkeypatch):
+    monkeypatch.setattr(trainer_setup, "CPU_INFO", fit_root / "nowhere")  # bf16 even where the CPU has no units for it
     with pytest.raises(FlowclasError, match="precision fp16 needs a GPU"):
-        fit(root, "half", "--trainer.precision", "fp16")
-    fit(root, "half", "--trainer.precision", "bf16", "--trainer.max_epochs", "1")
+        fit(fit_root, "half", "--trainer.precision", "fp16")
+    fit(fit_root, "half", "--trainer.precision", "bf16", "--trainer.max_epochs", "1")
 
 
 @pytest.mark.parametrize(
@@ -155,13 +146,13 @@ def test_sixteen_bits_on_a_cpu_are_refused_and_bf16_works(root, monkeypatch):
         (["--data.outliers.cutouts", "ROOT/train"], "no alpha channel"),
     ],
 )
-def test_bad_data_is_one_line(root, overrides, text, capsys):
-    (root / "empty").mkdir(exist_ok=True)
-    arguments = [a.replace("ROOT", str(root)) for a in overrides]
-    code = fitting.main(["--config", str(root / "fit.yaml"), "--output", str(root / "bad"), *arguments])
+def test_bad_data_is_one_line(fit_root, overrides, text, capsys):
+    (fit_root / "empty").mkdir(exist_ok=True)
+    arguments = [a.replace("ROOT", str(fit_root)) for a in overrides]
+    code = fitting.main(["--config", str(fit_root / "fit.yaml"), "--output", str(fit_root / "bad"), *arguments])
     assert code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ") and text.replace("ROOT", str(root)) in line
+    assert line.startswith("error: ") and text.replace("ROOT", str(fit_root)) in line
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_running import assert_same_run, assert_whole_files_only, fit, write_root
+from fit_running import assert_same_run, assert_whole_files_only, fit
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
@@ -40,74 +40,65 @@ sys.exit(fit.main(["--config", config, "--output", output]))
 """
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_root(tmp_path_factory.mktemp("fit"))
-
-
-@pytest.fixture(scope="module")
-def whole(root):
-    """A run that nothing disturbed."""
-    return fit(root, "whole").parent
-
-
-def killed(root, name, step, signum):
-    output = root / name
+def killed(fit_root, name, step, signum):
+    output = fit_root / name
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLER, str(root / "fit.yaml"), str(output), str(step), str(int(signum))]
+    command = [sys.executable, "-c", KILLER, str(fit_root / "fit.yaml"), str(output), str(step), str(int(signum))]
     return output, subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3, 5])  # before the first state, right after a validation, inside an epoch
-def test_a_run_killed_and_resumed_equals_one_that_was_not(root, whole, step):
-    output, done = killed(root, f"kill{step}", step, signal.SIGKILL)
+def test_a_run_killed_and_resumed_equals_one_that_was_not(fit_root, whole_fit, step):
+    output, done = killed(fit_root, f"kill{step}", step, signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     assert_whole_files_only(output)
-    fit(root, f"kill{step}", resume=True)
-    assert_same_run(whole, output)
+    fit(fit_root, f"kill{step}", resume=True)
+    assert_same_run(whole_fit, output)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_step_says_so_in_one_line_and_loses_nothing(root, whole, signum, code):
-    output, done = killed(root, f"signal{code}", 4, signum)
+def test_a_signal_saves_the_step_says_so_in_one_line_and_loses_nothing(fit_root, whole_fit, signum, code):
+    output, done = killed(fit_root, f"signal{code}", 4, signum)
     assert done.returncode == code
     assert done.stderr.strip().splitlines()[-1].startswith("interrupted; state saved at step 5 in ")
     assert "Traceback" not in done.stderr
     assert_whole_files_only(output)
     assert torch.load(output / "last.ckpt", weights_only=True)["global_step"] == 5
-    fit(root, output.name, resume=True)
-    assert_same_run(whole, output)
+    fit(fit_root, output.name, resume=True)
+    assert_same_run(whole_fit, output)
 
 
-def test_a_finished_run_resumed_is_only_exported_again(root, whole, capsys):
-    before = (whole / "last.ckpt").read_bytes()
-    fit(root, "whole", resume=True)
+def test_a_finished_run_resumed_is_only_exported_again(fit_root, whole_fit, capsys):
+    before = (whole_fit / "last.ckpt").read_bytes()
+    fit(fit_root, "whole", resume=True)
     assert "had finished" in capsys.readouterr().out
-    assert (whole / "last.ckpt").read_bytes() == before
+    assert (whole_fit / "last.ckpt").read_bytes() == before
 
 
-def test_a_finished_run_may_be_drawn_otherwise_and_moved_and_is_validated_and_calibrated_anew(root, whole):
-    shutil.copytree(whole, root / "moved")
-    fit(root, "moved", "--model.guided_radius", "4", resume=True)
-    before, after = (load_checkpoint(folder / "model.safetensors") for folder in (whole, root / "moved"))
+def test_a_finished_run_may_be_drawn_otherwise_and_moved_and_is_validated_and_calibrated_anew(fit_root, whole_fit):
+    shutil.copytree(whole_fit, fit_root / "moved")
+    fit(fit_root, "moved", "--model.guided_radius", "4", resume=True)
+    before, after = (load_checkpoint(folder / "model.safetensors") for folder in (whole_fit, fit_root / "moved"))
     assert after.model.config == replace(before.model.config, guided_radius=4.0)
     for key, value in before.model.state_dict().items():
         assert torch.equal(value, after.model.state_dict()[key]), key
-    figures = [json.loads((folder / "metrics.json").read_text())["val/auprc"] for folder in (whole, root / "moved")]
+    figures = [
+        json.loads((folder / "metrics.json").read_text())["val/auprc"] for folder in (whole_fit, fit_root / "moved")
+    ]
     assert figures[0] != figures[1] and before.header["calibration"] != after.header["calibration"]
-    assert load_config(root / "moved" / "config.yaml").model.guided_radius == 4.0
-    torch.save({"callbacks": {"RunState": {"finished": False}}}, root / "moved" / "last.ckpt")
+    assert load_config(fit_root / "moved" / "config.yaml").model.guided_radius == 4.0
+    torch.save({"callbacks": {"RunState": {"finished": False}}}, fit_root / "moved" / "last.ckpt")
     with pytest.raises(FlowclasError, match=r"other settings of model\.guided_radius;"):
-        fit(root, "moved", "--model.guided_radius", "5", resume=True)
+        fit(fit_root, "moved", "--model.guided_radius", "5", resume=True)
 
 
-def test_resuming_with_other_settings_names_them(root, whole):
+def test_resuming_with_other_settings_names_them(fit_root, whole_fit):
     with pytest.raises(FlowclasError, match=r"other settings of loss\.alpha, optimiser\.lr;"):
-        fit(root, "whole", "--loss.alpha", "2", "--optimiser.lr", "1e-2", resume=True)
+        fit(fit_root, "whole", "--loss.alpha", "2", "--optimiser.lr", "1e-2", resume=True)
 
 
-def test_nothing_to_resume_says_so(root):
+def test_nothing_to_resume_says_so(fit_root):
     with pytest.raises(FlowclasError, match="there is no run to resume"):
-        fit(root, "nowhere", resume=True)
+        fit(fit_root, "nowhere", resume=True)
