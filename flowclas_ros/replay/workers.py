@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+INTERRUPT = {signal.SIGINT}
 Outcome = list[Result] | FlowclasError
 _detector: Detector | None = None  # of this process, when it is a worker
 
@@ -59,7 +60,10 @@ def in_parallel(tasks: dict[Path, Path], job: Job, workers: int) -> Iterator[tup
         finally:
             idle.put(worker)
 
-    with ThreadPoolExecutor(workers) as threads:
+    # These threads start the workers, which inherit what is blocked: Ctrl-C waits until they have done with importing.
+    with ThreadPoolExecutor(
+        workers, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, INTERRUPT)
+    ) as threads:
         bags: dict[Future[Outcome], Path] = {threads.submit(one, *task): task[0] for task in tasks.items()}
         try:
             for done in as_completed(bags):
@@ -89,6 +93,7 @@ def _worker(job: Job, workers: int) -> ProcessPoolExecutor:
 def _begin(job: Job, workers: int) -> None:
     global _detector
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))  # while it waits there is nothing to tidy up
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
     import torch
 
     keep_freed_memory()
