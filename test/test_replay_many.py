@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -70,32 +71,47 @@ def test_a_wrong_checkpoint_is_one_error_for_all_bags(day, tmp_path, capsys):
     assert capsys.readouterr().err.count("error:") == 1
 
 
+def start(bags: Path, checkpoint: Path, output: Path, workers: str) -> subprocess.Popen[str]:
+    """`flowclas replay` in a process group of its own."""
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"]
+    command[-1] += (
+        "import sys; from flowclas_ros.cli import main\nif __name__ == '__main__': sys.exit(main(sys.argv[1:]))"
+    )
+    command += ["replay", str(bags), "--checkpoint", str(checkpoint), "--output", str(output), "--workers", workers]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def importing(group: int) -> bool:
+    """Whether a worker of this process group has come as far as NumPy: past Python's start, before its own code."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # one that ended meanwhile
+            if os.getpgid(int(process.name)) == group and b"spawn_main" in (process / "cmdline").read_bytes():
+                return "_multiarray_umath" in (process / "maps").read_text()
+    return False
+
+
+def interrupt(running: subprocess.Popen[str]) -> None:
+    """Ctrl-C, to all of its processes: it says so, and nothing else."""
+    os.killpg(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 130 and "Traceback" not in err and err.rstrip().endswith("interrupted")
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_run_that_was_stopped_leaves_whole_results_and_goes_on(day, tmp_path, checkpoint, capsys, workers):
     long = [compressed(picture(0), SECOND + index * SECOND // 10) for index in range(1500)]
     for name in ("b", "c"):
         record(day / f"{name}_long", {TOPIC: long})
-    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"]
-    command[-1] += (
-        "import sys; from flowclas_ros.cli import main\nif __name__ == '__main__': sys.exit(main(sys.argv[1:]))"
-    )
-    command += ["replay", str(day), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]
-    running = subprocess.Popen(
-        [*command, "--workers", workers],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    running = start(day, checkpoint, tmp_path / "out", workers)
     end = time.monotonic() + PATIENCE
     first = tmp_path / "out" / "a" / "metrics.json"  # of two workers, the other may have begun the long bag before
     while not first.exists() or not list((tmp_path / "out" / "b_long").glob(".unfinished.*/metrics.csv")):
         assert time.monotonic() < end and running.poll() is None, "the long bag was not begun"
         time.sleep(0.02)
-    os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does: to all of its processes
-    _, err = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 130 and "Traceback" not in err and err.rstrip().endswith("interrupted")
+    interrupt(running)
     assert not list((tmp_path / "out").rglob(".unfinished.*"))
     done = first.stat().st_mtime_ns
     for name in ("b_long", "c_long"):
@@ -104,6 +120,15 @@ def test_a_run_that_was_stopped_leaves_whole_results_and_goes_on(day, tmp_path, 
     assert replay(day, checkpoint, tmp_path / "out") == 0
     assert first.stat().st_mtime_ns == done
     assert "finished before" in capsys.readouterr().out
+
+
+def test_workers_interrupted_while_they_start_say_nothing(day, tmp_path, checkpoint):
+    running = start(day, checkpoint, tmp_path / "out", "2")
+    end = time.monotonic() + PATIENCE
+    while not importing(running.pid):
+        assert time.monotonic() < end and running.poll() is None, "no worker was started"
+        time.sleep(0.005)
+    interrupt(running)
 
 
 def test_what_a_killed_run_left_behind_is_swept_away(day, tmp_path, checkpoint):
