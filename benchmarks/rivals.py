@@ -33,8 +33,6 @@ import torch
 from fit_grid import Grid
 from fit_rows import RUN_FILE, run_flowclas
 from record import RESULTS, ROOT, kit_folder, write_result
-from rich.console import Console
-from rich.table import Table
 from rival_base import MINUTES, Missing
 from rival_models import RIVALS
 
@@ -93,9 +91,10 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(f"error: row '{row}' failed; what was measured before it is kept")
         rows = {key: rows[key] for key in names if key in rows}
         write_result(name, {"threads": THREADS, "rows": rows}, seed=arguments.seed)
-    _print(rows, list(grid.tests))
+    table = _markdown(rows, list(grid.tests))
+    path.with_suffix(".md").write_text(table, encoding="utf-8")
     _plot(rows, list(grid.tests), path.with_suffix(".png"))
-    print(f"-> {path}, .png")
+    print(f"{table}\n-> {path}, .md, .png")
 
 
 def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -188,18 +187,21 @@ def _milliseconds(score: Score, place: Path, quick: bool) -> float:
     return round(statistics.median(times[WARM_UP:]), 1)
 
 
-def _print(rows: dict[str, Any], tests: list[str]) -> None:
-    table = Table("", *[f"{t}: AUPRC  FPR95  AUROC  F1*" for t in tests], "fit, min", "ms a frame", "MB")
+def _markdown(rows: dict[str, Any], tests: list[str]) -> str:
+    """The table, a line a row; below it, why a row is missing."""
+    columns = ["", *(f"{test}: AUPRC, FPR95, AUROC, F1*" for test in tests), "fit, min", "ms a frame", "MB"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row, figures in rows.items():
         if "missing" in figures:
-            table.add_row(row, "missing: see below")
             continue
-        cells = ["  ".join("-" if v is None else f"{v:.3f}" for v in figures[test].values()) for test in tests]
-        table.add_row(row, *cells, *(str(figures[key]) for key in ("fit_minutes", "ms_per_frame", "checkpoint_mb")))
-    Console().print(table)
-    for row, figures in rows.items():
-        if "missing" in figures:
-            print(f"missing: {row}: {figures['missing']}")
+        cells = [", ".join("-" if v is None else f"{v:.3f}" for v in figures[test].values()) for test in tests]
+        disturbed = "\\*" if figures["load_average"] > THREADS else ""
+        cells += [f"{figures['fit_minutes']:.1f}", f"{figures['ms_per_frame']:.0f}{disturbed}"]
+        lines.append("| " + " | ".join([row, *cells, f"{figures['checkpoint_mb']:.1f}"]) + " |")
+    notes = [f"missing: {row}: {figures['missing']}" for row, figures in rows.items() if "missing" in figures]
+    if any(figures.get("load_average", 0) > THREADS for figures in rows.values()):
+        notes.append("\\* timed while other work ran")
+    return "\n".join([*lines, *(part for note in notes for part in ("", note)), ""])
 
 
 def _plot(rows: dict[str, Any], tests: list[str], path: Path) -> None:

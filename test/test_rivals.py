@@ -112,6 +112,7 @@ def test_retiming_changes_the_milliseconds_of_measured_rows_alone(kit, tmp_path,
     assert all(again[name][key] == value for key, value in measured.items() if key not in timing)
     assert budgets == [rivals.MINUTES, 0.0]
     assert path.with_suffix(".png").is_file()
+    assert "| k nearest neighbours |" in path.with_suffix(".md").read_text()
 
 
 @pytest.mark.slow

@@ -1,0 +1,156 @@
+"""What each part of a checkpoint's score brings and what it costs: all of them, each left out, the likelihood alone.
+
+    python benchmarks/score_parts.py road --checkpoint runs/kit_road/model.safetensors     # or: space
+
+On the fit's own validation scenes: held-out frames, held-out objects. Nothing is fitted anew. Each frame is scored by
+every variant in turn, so that what else the machine does disturbs all alike; milliseconds are the median over the
+frames. Writes benchmarks/results/score_parts_<domain>.json and the table as .md beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from corruptions import write_validation_scenes
+from record import write_result
+
+from flowclas_ros.detection.images import read_image, read_mask
+from flowclas_ros.model import FlowCLAS, load_checkpoint
+from flowclas_ros.progress import progress_bar
+from flowclas_ros.training.benchmarks import pair_folders
+from flowclas_ros.training.metrics import PixelMetrics
+
+WHOLE = "the whole score"
+
+
+def likelihood_alone(model: FlowCLAS) -> None:
+    """The published score."""
+    model.fusion = model.memory = None
+    model.config = replace(
+        model.config, margin_weight=0.0, memory_weight=0.0, centred=False, guided_radius=0.0, mirrored=False
+    )
+
+
+def without_mirrored(model: FlowCLAS) -> None:
+    """The frame alone, not its mirror image beside it."""
+    model.config = replace(model.config, mirrored=False)
+
+
+def without_filters(model: FlowCLAS) -> None:
+    """The score as the grid gives it."""
+    model.config = replace(model.config, guided_radius=0.0)
+
+
+def without_memory(model: FlowCLAS) -> None:
+    """Likelihood and margin alone."""
+    model.memory, model.config = None, replace(model.config, memory_weight=0.0)
+
+
+def without_centring(model: FlowCLAS) -> None:
+    """Each frame at its own level."""
+    assert model.fusion is not None
+    model.fusion.centred, model.config = False, replace(model.config, centred=False)
+
+
+def without_projection(model: FlowCLAS) -> None:
+    """The margin by the discriminant alone, at the same weight."""
+    assert model.fusion is not None
+    model.fusion.direction.zero_()
+    model.fusion.discriminant.mul_(2)
+
+
+def without_discriminant(model: FlowCLAS) -> None:
+    """The margin by the contrastive head's projection alone, at the same weight."""
+    assert model.fusion is not None
+    model.fusion.discriminant.zero_()
+    model.fusion.direction.mul_(2)
+
+
+def without_likelihood(model: FlowCLAS) -> None:
+    """A spread so wide that asinh of the NLL is flat beside the margin."""
+    assert model.fusion is not None
+    model.fusion.spread.mul_(1e4)
+
+
+def variants(model: FlowCLAS) -> dict[str, FlowCLAS]:
+    """The model, and copies of it that lack one part each."""
+    parts: dict[str, tuple[bool, Callable[[FlowCLAS], None]]] = {
+        "without mirrored frames": (model.config.mirrored, without_mirrored),
+        "without the guided filters": (model.config.guided_radius > 0, without_filters),
+        "without the memory": (model.memory is not None, without_memory),
+        "without each frame's median taken off": (model.config.centred, without_centring),
+        "without the head's projection": (model.fusion is not None, without_projection),
+        "without Fisher's discriminant": (model.fusion is not None, without_discriminant),
+        "without the likelihood": (model.fusion is not None, without_likelihood),
+        "the likelihood alone": (model.fusion is not None, likelihood_alone),
+    }
+    models = {WHOLE: model}
+    for name, (present, leave_out) in parts.items():
+        if present:
+            models[name] = copy.deepcopy(model)
+            leave_out(models[name])
+    return models
+
+
+def measure(models: dict[str, FlowCLAS], scenes: Path) -> dict[str, dict[str, float]]:
+    """AUPRC, FPR95 and milliseconds a frame of each on labelled scenes (images/ and masks/)."""
+    pairs = pair_folders(scenes / "images", scenes / "masks")
+    metrics = {name: PixelMetrics() for name in models}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    with progress_bar("score parts", len(pairs), "frames") as advance, torch.inference_mode():
+        for pair in pairs:
+            pixels = read_image(pair.image)
+            mask = read_mask(pair.mask, size_of=pixels, image_name=str(pair.image))
+            image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float() / 255
+            for name, model in models.items():
+                start = time.perf_counter()
+                score = model(image)[0].numpy()
+                seconds[name].append(time.perf_counter() - start)
+                metrics[name].update(score, mask)
+            advance()
+    figures = {}
+    for name, metric in metrics.items():
+        result = metric.compute()
+        milliseconds = 1e3 * statistics.median(seconds[name])
+        figures[name] = {"auprc": result.auprc, "fpr95": result.fpr95, "ms_per_frame": milliseconds}
+    return {name: {key: round(value, 4) for key, value in row.items()} for name, row in figures.items()}
+
+
+def markdown(rows: dict[str, dict[str, float]]) -> str:
+    """The table; times as shares of the whole score's."""
+    lines = ["| | AUPRC | FPR95 | ms a frame | of the whole |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        share = row["ms_per_frame"] / rows[WHOLE]["ms_per_frame"]
+        lines.append(f"| {name} | {row['auprc']:.3f} | {row['fpr95']:.3f} | {row['ms_per_frame']:.0f} | {share:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, write the JSON and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("domain", choices=["road", "space"])
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    loaded = load_checkpoint(arguments.checkpoint)
+    provenance: dict[str, Any] = loaded.header["provenance"]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(variants(loaded.model.eval()), write_validation_scenes(provenance["config"], Path(folder)))
+    about = {"set": "validation scenes of the fit", "checkpoint_sha256": loaded.header["sha256"]}
+    about |= {"threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1)}
+    path = write_result(f"score_parts_{arguments.domain}", {**about, "rows": rows}, seed=provenance["seed"])
+    path.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
+    print(f"{markdown(rows)}\n-> {path}, .md")
+
+
+if __name__ == "__main__":
+    main()
