@@ -5,10 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from fit_support import write_discs, write_noise
 from safetensors.torch import load_file
 
 from flowclas_ros.training.losses import LossConfig, contrastive_loss
@@ -18,27 +16,6 @@ pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parent.parent
 # Sums in another order than one process has; seen: 2e-7 and 2e-8.
 LOSS, WEIGHTS = 1e-5, 1e-5
-YAML = """
-model: {backbone: {name: mobilenetv2_100, weights: random, layers: [1], stride: 8}, flow: {steps: 1}, projection_dim: 8}
-data: {train: [ROOT/train], val: [ROOT/val], scene_block: 2, outliers: {cutouts: ROOT/cut}, x_out_size: [64, 64],
-       jitter: 0.1}
-paste: {min_size: 0.3, max_size: 0.8}
-loss: {samples: 24, alpha: 1.0}
-optimiser: {lr: 1e-3}
-trainer: {max_epochs: 2, val_every: 2, margin_scenes: 16, device: cpu, log_every: 1}
-"""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    rng = np.random.default_rng(0)
-    # Of one size, as crops are: of several, each process would pad its images to the largest of its own batch.
-    for split, count in (("train", 10), ("val", 4)):  # 10 is no multiple of 4: the last batch is filled up
-        write_noise(folder / split, count, rng)
-    write_discs(folder / "cut", rng)
-    (folder / "fit.yaml").write_text(YAML.replace("ROOT", str(folder)))
-    return folder
 
 
 def fit(root, processes, batch_size):
@@ -46,7 +23,8 @@ def fit(root, processes, batch_size):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "flowclas_ros.cli", "fit"]
     command += ["--config", str(root / "fit.yaml"), "--output", str(output), "--trainer.devices", str(processes)]
-    command += ["--data.batch_size", str(batch_size)]
+    # The data are of one size, as crops are: of several, each process would pad to the largest of its own batch.
+    command += ["--data.batch_size", str(batch_size), "--trainer.max_epochs", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -62,9 +40,9 @@ def series(output, name):
 
 
 @pytest.mark.slow
-def test_two_processes_log_the_losses_and_end_at_the_weights_of_one(root):
+def test_two_processes_log_the_losses_and_end_at_the_weights_of_one(fit_root):
     pytest.importorskip("tensorboard", reason="needs tensorboard (extra training)")
-    one, two = fit(root, 1, 4), fit(root, 2, 2)
+    one, two = fit(fit_root, 1, 4), fit(fit_root, 2, 2)
     for name in ("train/loss", "train/nll", "train/contrastive", "train/nll_outlier"):
         ours, theirs = series(two, name), series(one, name)
         assert [step for step, _ in ours] == [step for step, _ in theirs] and len(ours) == 6
