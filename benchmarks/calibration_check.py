@@ -2,7 +2,8 @@
 
     python benchmarks/calibration_check.py --checkpoint model.safetensors     # without: fits the Gaussian, a minute
 
-Scores are kept in --cache, so that a second run takes seconds. Two questions, not to be mixed up:
+Writes benchmarks/results/calibration_check_<method>.json and .png. Scores are kept in --cache, so that a second run
+takes seconds. Two questions, not to be mixed up:
   exchangeable: the scenes of val and test together, halved at random 20 times. Each half could have been the other;
     only neighbours on one drive are more alike than scenes of two days would be.
   shift: calibrated on half of val (one drive, of which training saw other parts) drawn at random 20 times, observed on
@@ -53,7 +54,7 @@ def main() -> None:
     corrupted = {name: scores_of(scorer, cache, "val", name) for name in CORRUPTIONS}
     checks = {"exchangeable": _exchangeable(val | test), "shift": _shift(val, test)}
     summaries = {name: _summary(rows) for name, rows in checks.items()}
-    result = {
+    result: dict[str, Any] = {
         "checkpoint": {"sha256": scorer.header["sha256"], "method": scorer.header["provenance"]["config"]["method"]},
         "scenes": {"val": len(val), "test": len(test), "frames_a_scene": SCENES.scene_block},
         "scenes_needed": {f"{rate:g}": round(2 / rate) - 1 for rate in RATES},
@@ -62,7 +63,7 @@ def main() -> None:
         "bounds_of_probability_0.9": _bounds(val | test),
         "drift": _drift(val, test, corrupted),
     }
-    path = write_result("calibration_check", result, seed=SEED)
+    path = write_result(f"calibration_check_{result['checkpoint']['method']}", result, seed=SEED)
     write_bytes(path.with_suffix(".png"), _plot(checks))
     print(json.dumps(result, indent=1))
     print(f"-> {path}")

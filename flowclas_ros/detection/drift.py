@@ -6,9 +6,10 @@ left out, up to a fifth of all, and the rest counts as the whole. The statistic 
 difference between the mean profile of a window and that of the calibration; what is not left out of a hazard moves
 it by no more than the hazard's share of the pixels.
 
-It watches what the threshold hangs on, the scores, and no more. Fog, night and wrong exposure lower the scores of
-normal pixels a little or not at all: the false-alarm rate is kept, and the statistic often stays below its limit, as it
-should (benchmarks/calibration_check.py). That a hazard is harder to see then, it does not tell.
+It watches what the threshold hangs on, the scores, and no more. Fog, night, wrong exposure and, of a model fitted in bad
+weather, frost, sandstorm and noise move the scores of normal pixels little: the false-alarm rate is kept, and the
+statistic often stays below its limit, as it should (benchmarks/calibration_check.py). That a hazard is harder to see
+then, it does not tell.
 
 Frames of a scene are far from independent, so the scene is the unit, as in calibration.py. A scene's statistic is that
 of its worst frame against the other scenes. The statistic of a mean profile is no higher than the highest of its
