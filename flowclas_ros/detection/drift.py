@@ -6,8 +6,8 @@ left out, up to a fifth of all, and the rest counts as the whole. The statistic 
 difference between the mean profile of a window and that of the calibration; what is not left out of a hazard moves
 it by no more than the hazard's share of the pixels.
 
-It watches what the threshold hangs on, the scores, and no more. Fog, night, wrong exposure and, of a model fitted in bad
-weather, frost, sandstorm and noise move the scores of normal pixels little: the false-alarm rate is kept, and the
+It watches what the threshold hangs on, the scores, and no more. Fog, night, wrong exposure and, for a model fitted in
+bad weather, frost, sandstorm and noise move the scores of normal pixels little: the false-alarm rate is kept, and the
 statistic often stays below its limit, as it should (benchmarks/calibration_check.py). That a hazard is harder to see
 then, it does not tell.
 
