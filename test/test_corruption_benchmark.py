@@ -39,6 +39,9 @@ def test_the_clear_figure_is_the_one_that_the_fit_was_chosen_by(checkpoint, tmp_
     chosen = json.loads((checkpoint.parent / "metrics.json").read_text())["val/auprc"]
     assert result["clear"]["auprc"] == pytest.approx(chosen, abs=1e-3)
     assert set(result["by_corruption"]) == set(CORRUPTIONS)
+    rates = [row["false_alarm_rate"] for row in result["by_corruption"].values()]
+    assert result["adverse"]["false_alarm_rate"] == pytest.approx(np.mean(rates), abs=1e-4)
+    assert 0 <= result["adverse"]["recall"] <= 1 and "recall" in result["clear"]
     assert result["adverse"]["auprc_lost"] == pytest.approx(1 - result["adverse"]["auprc"] / chosen, abs=2e-3)
     assert (result["severity"], result["images"], result["seed"]) == (3, 4, 3)
     assert cv2.imread(str(tmp_path / "out" / "corruptions_val.png")) is not None

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from flowclas_ros import cli
+from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.model.backbone import BackboneConfig
@@ -28,7 +29,10 @@ def checkpoint(tmp_path_factory) -> Path:
     backbone = BackboneConfig(name="mobilenetv2_100", weights="random", layers=(1,), stride=8)
     model = FlowCLAS(FlowCLASConfig(backbone, FlowConfig(steps=1, whitening=False), projection_dim=0))
     path = tmp_path_factory.mktemp("checkpoint") / "ours.safetensors"
-    save_checkpoint(path, model, calibration=None, provenance={}, embed_backbone=True)
+    images = torch.rand(2, 3, H, W, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        calibration = Calibration.fit(score.numpy() for score in model.eval()(images)).to_dict()
+    save_checkpoint(path, model, calibration=calibration, provenance={}, embed_backbone=True)
     return path
 
 
@@ -56,7 +60,7 @@ def test_a_manifest_is_reported_by_condition_and_pooled(tmp_path, checkpoint, ca
         write(tmp_path / f"{index}_mask.png", mask=True)
         lines.append(f"{index}.png,{index}_mask.png,{condition}")
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    result = evaluate(tmp_path / "list.csv", checkpoint, "manifest", tmp_path)
+    result = evaluate(tmp_path / "list.csv", checkpoint, "manifest", tmp_path, "--false_alarm_rate", 0.3)
     scorer = Scorer(checkpoint, device="cpu")
     scores = [scorer.score_batch([read_image(tmp_path / f"{i}.png")])[0][0] for i in range(3)]
     label = np.asarray(Image.open(tmp_path / "0_mask.png"))
@@ -71,7 +75,14 @@ def test_a_manifest_is_reported_by_condition_and_pooled(tmp_path, checkpoint, ca
     assert result["conditions"]["clear"]["auprc"] == pytest.approx(reference([0, 2]), abs=1e-6)
     assert result["conditions"]["adverse"]["auprc"] == pytest.approx(reference([1]), abs=1e-6)
     assert [row["condition"] for row in result["per_image"]] == ["clear", "adverse", "clear"]
-    assert "adverse: auprc" in capsys.readouterr().out
+    threshold = Calibration.from_dict(scorer.header["calibration"]).threshold(0.3)
+    for figures, chosen in ((result, [0, 1, 2]), (result["conditions"]["adverse"], [1])):
+        above = np.concatenate([scores[i][label != 255] for i in chosen]) > threshold
+        anomaly = np.concatenate([label[label != 255]] * len(chosen)) == 1
+        assert (figures["recall"], figures["false_alarm_rate"]) == (above[anomaly].mean(), above[~anomaly].mean())
+        assert 0 < figures["recall"] < 1
+    printed = capsys.readouterr().out
+    assert "adverse: auprc" in printed and "threshold for 30.00% false alarms: recall" in printed
 
 
 def test_smiyc_scores_are_exported_as_the_toolkit_reads_them_for_hidden_labels_too(tmp_path, checkpoint, capsys):

@@ -64,6 +64,17 @@ def figures(result: PixelResult) -> tuple[float, float, float, float]:
 BOTH = pytest.mark.parametrize(("streaming", "tolerance"), [(False, EXACT), (True, STREAMING)], ids=["exact", "stream"])
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_recall_and_false_alarms_are_counted_above_the_threshold_not_at_it(streaming):
+    metrics = PixelMetrics(streaming=streaming, threshold=2.0)
+    for score, mask in (([1, 2, 3, 4], [0, 0, 0, 1]), ([2, 5, 9, 0], [1, 1, 255, 0])):
+        metrics.update(np.array([score], np.float32), np.array([mask], np.uint8))
+    result = metrics.compute()
+    assert (result.recall, result.false_alarm_rate, result.threshold) == (2 / 3, 1 / 4, 2.0)
+    without = measure(make(0), streaming=streaming)
+    assert (without.recall, without.false_alarm_rate, without.threshold) == (None, None, None)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("decimals", [None, 1, 0], ids=["fine", "ties", "heavy ties"])
 @BOTH

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 import flowclas_ros
+from flowclas_ros.detection.calibration import Calibration
+from flowclas_ros.detection.detector import DEFAULT_FALSE_ALARM_RATE
 from flowclas_ros.detection.images import read_image, write_bytes, write_json, write_png
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmark", choices=NAMES, help="in place of the two folders: a public data set's layout")
     parser.add_argument("--root", type=Path, help="where the benchmark lies; of a manifest: the csv file")
     parser.add_argument("--json", required=True, type=Path, help="where the figures go; pictures lie beside it")
+    parser.add_argument(
+        "--false_alarm_rate",
+        type=float,
+        default=DEFAULT_FALSE_ALARM_RATE,
+        help="whose threshold, by the checkpoint's calibration, recall is told at too (default: %(default)s)",
+    )
     parser.add_argument("--streaming", action="store_true", help="constant memory: bins instead of every score")
     parser.add_argument("--export", type=Path, help="folder for float32 scores as the SegmentMeIfYouCan toolkit's")
     add_corruption_arguments(parser)
@@ -57,11 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         backbone_weights=arguments.backbone_weights,
     )
-    sheet = Sheet(scorer.header.get("calibration"))
+    calibration = scorer.header.get("calibration")
+    threshold = Calibration.from_dict(calibration).threshold(arguments.false_alarm_rate) if calibration else None
+    sheet = Sheet(calibration)
     rows: list[dict[str, Any]] = []
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.json.parent, prefix=".evaluate-") as folder:
-        figures = Figures(benchmark, streaming=arguments.streaming, folder=Path(folder))
+        figures = Figures(benchmark, streaming=arguments.streaming, folder=Path(folder), threshold=threshold)
         unlabelled = unlabelled_pairs(benchmark, arguments.root, pairs) if arguments.export else []
         with progress_bar("evaluate", len(pairs) + len(unlabelled), "images") as advance:
             for pair in [*pairs, *unlabelled]:
@@ -131,6 +141,9 @@ def _say(result: dict[str, Any], arguments: argparse.Namespace) -> None:
     figures = f"{result['track']} track  "
     figures += "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
     print(f"{figures}  over {result['images']} images, {result['pixels']} pixels -> {arguments.json}")
+    if result["threshold"] is not None:
+        asked = f"at the threshold for {arguments.false_alarm_rate:.2%} false alarms"
+        print(f"  {asked}: recall {result['recall']:.3f}, false alarms {result['false_alarm_rate']:.2%}")
     for condition, own in result.get("conditions", {}).items():
         print(f"  {condition}: auprc {own['auprc']:.4f}  fpr95 {own['fpr95']:.4f}  over {own['images']} images")
     published = result.get("published_images")
@@ -149,6 +162,7 @@ def _provenance(arguments: argparse.Namespace, scorer: Scorer) -> dict[str, Any]
         "images": str(arguments.images) if arguments.images else None,
         "masks": str(arguments.masks) if arguments.masks else None,
         "mode": "streaming" if arguments.streaming else "exact",
+        "false_alarm_rate_asked": arguments.false_alarm_rate,
         "device": str(scorer.device),
         "precision": scorer.precision,
         "versions": {

@@ -22,6 +22,7 @@ from flowclas_ros.training.corruptions import CORRUPTIONS, check_corruptions, co
 from flowclas_ros.training.metrics import PixelMetrics, PixelResult
 
 _FIGURES = ("auprc", "auroc", "fpr95")
+_AT_THRESHOLD = ("recall", "false_alarm_rate")
 _BAR, _CLEAR, _ADVERSE = "#1d4ed8", "#15803d", "#c2410c"
 
 
@@ -49,15 +50,17 @@ def evaluate_corruptions(
     """Figures of `pairs` under each corruption and pooled over all of them (streaming), beside those of the clear ones.
 
     Writes `<stem>_corruptions.png`, AUPRC by corruption, and `<stem>_corruptions_sheet.png` beside `json_path`.
-    `auprc_lost` is the share of the clear AUPRC that is gone. Raises FlowclasError for what cannot be read or written.
+    `auprc_lost` is the share of the clear AUPRC that is gone. Recall and false-alarm rate are those at the threshold of
+    `clear`, if it has one: what a detector that stays as it is would do.
+    Raises FlowclasError for what cannot be read or written.
     """
-    pooled = PixelMetrics(streaming=True)
+    pooled = PixelMetrics(streaming=True, threshold=clear.threshold)
     table: dict[str, dict[str, float]] = {}
     shown = _shown(pairs)
     tiles = [_tiles("clear", read_image(shown.image), scorer)]
     with progress_bar("corruptions", len(names) * len(pairs), "images") as advance:
         for name in names:
-            own = PixelMetrics(streaming=True)
+            own = PixelMetrics(streaming=True, threshold=clear.threshold)
             for index, pair in enumerate(pairs):
                 image = corrupt(read_image(pair.image), name, severity, index)
                 mask = pair.read_mask(image)
@@ -75,17 +78,24 @@ def evaluate_corruptions(
     write_png(f"{stem}_corruptions_sheet.png", contact_sheet(rows, tile_width=300, title=title))
     write_bytes(f"{stem}_corruptions.png", _plot(table, clear.auprc, adverse["auprc"], severity))
     print(f"{title} (all pooled), {adverse['auprc_lost']:.1%} lost; worst {_worst(table)}")
+    if clear.threshold is not None:
+        print(f"  at the same threshold: recall {clear.recall:.3f} clear, {adverse['recall']:.3f} adverse")
     return {
         "severity": severity,
-        "clear": {name: getattr(clear, name) for name in _FIGURES},
+        "clear": _figures(clear),
         "adverse": adverse,
         "by_corruption": table,
     }
 
 
 def _row(result: PixelResult, clear: PixelResult) -> dict[str, float]:
-    figures = {name: round(float(getattr(result, name)), 5) for name in _FIGURES}
-    return {**figures, "auprc_lost": round(1 - result.auprc / clear.auprc, 5)}
+    figures = {**_figures(result), "auprc_lost": 1 - result.auprc / clear.auprc}
+    return {name: round(figure, 5) for name, figure in figures.items()}
+
+
+def _figures(result: PixelResult) -> dict[str, float]:
+    names = _FIGURES if result.threshold is None else (*_FIGURES, *_AT_THRESHOLD)
+    return {name: float(getattr(result, name)) for name in names}
 
 
 def _worst(table: dict[str, dict[str, float]]) -> str:

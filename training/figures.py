@@ -17,12 +17,12 @@ class Figures:
     """Pooled pixel figures, those of each condition, and what else `benchmark.report` names.
 
     Components need the threshold of the best F1, which is known only in the end: until then score maps and masks wait
-    in `folder`, 5 bytes a pixel.
+    in `folder`, 5 bytes a pixel. threshold: a checkpoint's own, nats per dimension, if it has one.
     """
 
-    def __init__(self, benchmark: Benchmark, *, streaming: bool, folder: Path) -> None:
-        self.benchmark, self.streaming, self.folder = benchmark, streaming, folder
-        self.pixels = PixelMetrics(streaming=streaming, regions=REGIONS in benchmark.report)
+    def __init__(self, benchmark: Benchmark, *, streaming: bool, folder: Path, threshold: float | None) -> None:
+        self.benchmark, self.streaming, self.folder, self.threshold = benchmark, streaming, folder, threshold
+        self.pixels = PixelMetrics(streaming=streaming, regions=REGIONS in benchmark.report, threshold=threshold)
         self.images = ImageMetrics()
         self.conditions: dict[str, PixelMetrics] = {}
         self._kept: list[Path] = []
@@ -33,7 +33,8 @@ class Figures:
         """Add an image; its own pixel figures, or None where it holds one class only."""
         self.pixels.update(score, mask)
         if pair.condition is not None:
-            own = self.conditions.setdefault(pair.condition, PixelMetrics(streaming=self.streaming))
+            fresh = PixelMetrics(streaming=self.streaming, threshold=self.threshold)
+            own = self.conditions.setdefault(pair.condition, fresh)
             own.update(score, mask)
         if COMPONENTS in self.benchmark.report:
             self._keep(score, mask)

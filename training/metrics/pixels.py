@@ -27,9 +27,10 @@ from flowclas_ros.training.metrics.levels import Levels
 
 @dataclass(frozen=True)
 class PixelResult:
-    """Fractions; f1_threshold in the scores' unit; aupro None where not asked for; counts of images and pixels.
+    """Fractions; thresholds in the scores' unit; None where not asked for; counts of images and pixels.
 
-    pixels are those labelled 0 or 1, anomaly_pixels those labelled 1, ignored_pixels all others.
+    recall and false_alarm_rate are the shares of anomalous and of normal pixels above the given threshold. pixels are
+    those labelled 0 or 1, anomaly_pixels those labelled 1, ignored_pixels all others.
     """
 
     auprc: float
@@ -38,6 +39,9 @@ class PixelResult:
     f1_max: float
     f1_threshold: float
     aupro: float | None
+    threshold: float | None
+    recall: float | None
+    false_alarm_rate: float | None
     images: int
     pixels: int
     anomaly_pixels: int
@@ -53,11 +57,13 @@ class PixelMetrics:
 
     streaming=False keeps every score as float32 (4 bytes a pixel) and is exact. streaming=True counts into bins (see
     `histogram`), at least 65,536 for every factor of two in the distance from the typical score: memory is constant,
-    the difference below 1e-4. regions=True adds AUPRO; masks must then be single images (H,W).
+    the difference below 1e-4. regions=True adds AUPRO; masks must then be single images (H,W). threshold, nats per
+    dimension, adds the shares above it, exact in both modes.
     """
 
-    def __init__(self, *, streaming: bool = False, regions: bool = False) -> None:
-        self.streaming, self.regions = streaming, regions
+    def __init__(self, *, streaming: bool = False, regions: bool = False, threshold: float | None = None) -> None:
+        self.streaming, self.regions, self.threshold = streaming, regions, threshold
+        self._found = self._false = 0  # anomalous and normal pixels above the threshold
         self._images = self._ignored = 0
         self._kept: tuple[list[npt.NDArray[Any]], ...] = ([], [], [])  # normal, anomaly, weights of anomaly
         self._histogram = Histogram() if streaming else None
@@ -76,6 +82,9 @@ class PixelMetrics:
         weights = _region_weights(is_anomaly) if self.regions else None
         self._images += 1
         self._ignored += int(score.size - normal.size - anomaly.size)
+        if self.threshold is not None:
+            self._found += int(np.count_nonzero(anomaly > self.threshold))
+            self._false += int(np.count_nonzero(normal > self.threshold))
         if self._histogram is not None:
             self._histogram.add(normal, anomaly, weights)
             return
@@ -94,6 +103,9 @@ class PixelMetrics:
             f1_max=f1,
             f1_threshold=threshold,
             aupro=figures.area_under_pro(levels),
+            threshold=self.threshold,
+            recall=None if self.threshold is None else self._found / levels.anomaly,
+            false_alarm_rate=None if self.threshold is None else self._false / levels.normal,
             images=self._images,
             pixels=levels.normal + levels.anomaly,
             anomaly_pixels=levels.anomaly,
