@@ -55,6 +55,7 @@ OURS = {
     "ours": [],
 }
 THREADS = 2
+DISTURBED = THREADS + 0.5  # load average, in which the row's own threads are, above which other work ran
 TIMED, WARM_UP = 20, 3  # frames
 Score = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 Settings = dict[str, Any]
@@ -195,11 +196,11 @@ def _markdown(rows: dict[str, Any], tests: list[str]) -> str:
         if "missing" in figures:
             continue
         cells = [", ".join("-" if v is None else f"{v:.3f}" for v in figures[test].values()) for test in tests]
-        disturbed = "\\*" if figures["load_average"] > THREADS else ""
+        disturbed = "\\*" if figures["load_average"] > DISTURBED else ""
         cells += [f"{figures['fit_minutes']:.1f}", f"{figures['ms_per_frame']:.0f}{disturbed}"]
         lines.append("| " + " | ".join([row, *cells, f"{figures['checkpoint_mb']:.1f}"]) + " |")
     notes = [f"missing: {row}: {figures['missing']}" for row, figures in rows.items() if "missing" in figures]
-    if any(figures.get("load_average", 0) > THREADS for figures in rows.values()):
+    if any(figures.get("load_average", 0) > DISTURBED for figures in rows.values()):
         notes.append("\\* timed while other work ran")
     return "\n".join([*lines, *(part for note in notes for part in ("", note)), ""])
 
@@ -213,7 +214,7 @@ def _plot(rows: dict[str, Any], tests: list[str], path: Path) -> None:
     panels = figure.subplots(1, len(tests), sharey=True, squeeze=False)[0]
     for axis, test in zip(panels, tests, strict=True):
         for number, (row, figures) in enumerate(measured.items()):
-            face = "none" if figures["load_average"] > THREADS else None
+            face = "none" if figures["load_average"] > DISTURBED else None
             marker = "*" if row in OURS else "o"
             place = (figures["ms_per_frame"], figures[test]["auprc"])
             axis.plot(*place, marker, markersize=10, color=f"C{number}", markerfacecolor=face, label=row)
