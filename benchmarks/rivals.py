@@ -55,7 +55,7 @@ OURS = {
     "ours": [],
 }
 THREADS = 2
-DISTURBED = THREADS + 0.5  # load average, in which the row's own threads are, above which other work ran
+DISTURBED = THREADS + 0.25  # load average, in which the row's own threads are, above which other work ran
 TIMED, WARM_UP = 20, 3  # frames
 Score = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 Settings = dict[str, Any]
