@@ -25,7 +25,8 @@ from record import kit_folder, write_result
 from flowclas_ros.detection.images import write_png
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.training.config_file import load_config
-from flowclas_ros.training.data import open_data, validation_set
+from flowclas_ros.training.data import MixDataset, open_data, validation_set
+from flowclas_ros.training.exposed import ExposedDataset
 
 TEST = "camvid_pasted_test"
 
@@ -66,12 +67,18 @@ def evaluate(checkpoint: Path, header: dict[str, Any], arguments: argparse.Names
     return figures
 
 
+def validation_scenes(settings: dict[str, Any]) -> MixDataset | ExposedDataset:
+    """The scenes that a fit with these settings is validated on."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "config.yaml"
+        saved.write_text(json.dumps(settings))  # JSON is YAML
+        config = load_config(saved)
+    return validation_set(config, open_data(config.data, config.seed))
+
+
 def write_validation_scenes(settings: dict[str, Any], folder: Path) -> Path:
-    """The scenes that a fit with these settings is validated on, as images/ and masks/ below the folder."""
-    saved = folder / "config.yaml"
-    saved.write_text(json.dumps(settings))  # JSON is YAML
-    config = load_config(saved)
-    scenes = validation_set(config, open_data(config.data, config.seed))
+    """The same as images/ and masks/ below the folder."""
+    scenes = validation_scenes(settings)
     for name in ("images", "masks"):
         (folder / name).mkdir()
     for index in range(len(scenes)):

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 from fit_rows import Run, complete, half_width, measure, save, summary
-from record import ROOT, kit_folder
+from record import ROOT, kit_folder, markdown_table
 
 # Options of --quick, over those of the row. Its figures mean nothing.
 QUICK = {
@@ -116,7 +116,7 @@ def markdown(runs: list[Run], grid: Grid) -> str:
     columns = ["row", "seeds", "fit, min"]
     for test in grid.tests:
         columns += [f"{test}: AUPRC", "FPR95", "AUPRC from base"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows = []
     for row, figures in summary(runs, list(grid.rows)).items():
         cells = [row, str(figures["seeds"]), f"{figures['fit_minutes']:.1f}"]
         for test in grid.tests:
@@ -124,8 +124,11 @@ def markdown(runs: list[Run], grid: Grid) -> str:
             change = difference(runs, grid, row, test, "auprc")
             known = row != grid.base and change is not None
             cells.append(f"{change[0]:+.3f}{_interval(change[1])}" if known and change else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\nMeans over the seeds with 95 % confidence intervals; differences paired by seed.\n"
+        rows.append(cells)
+    return (
+        markdown_table(columns, rows)
+        + "\n\nMeans over the seeds with 95 % confidence intervals; differences paired by seed.\n"
+    )
 
 
 def _cell(figure: dict[str, Any]) -> str:

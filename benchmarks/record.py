@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def provenance(seed: int | list[int] | None = None) -> dict[str, Any]:
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
         "seed": seed,
     }
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The lines of a table, without one at the end."""
+    head, *body = ("| " + " | ".join(cells) + " |" for cells in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *body])
 
 
 def write_result(name: str, figures: dict[str, Any], seed: int | list[int] | None = None) -> Path:

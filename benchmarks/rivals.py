@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 from fit_grid import Grid
 from fit_rows import RUN_FILE, run_flowclas
-from record import RESULTS, ROOT, kit_folder, write_result
+from record import RESULTS, ROOT, kit_folder, markdown_table, write_result
 from rival_base import MINUTES, Missing
 from rival_models import RIVALS
 
@@ -44,16 +44,8 @@ from flowclas_ros.training.config_file import load_config
 from flowclas_ros.training.data import list_frames
 from flowclas_ros.training.metrics import PixelMetrics, component_metrics
 
-# Rows of our own: switches of `flowclas fit` on the domain's configuration.
-OURS = {
-    "Gaussian": ["--method", "gaussian"],
-    # the likelihood alone: a fit without the term leaves the margin out too, which would bring the outliers in
-    "ours, without the contrastive term": [
-        *("--loss.contrastive", "none"),
-        *("--model.guided_radius", "0", "--model.mirrored", "false"),
-    ],
-    "ours": [],
-}
+# Rows of our own, and those of the domain's grid whose options they have.
+OURS = {"Gaussian": "gaussian", "ours, without the contrastive term": "nll only", "ours": "with contrastive"}
 THREADS = 2
 DISTURBED = THREADS + 0.25  # load average, in which the row's own threads are, above which other work ran
 TIMED, WARM_UP = 20, 3  # frames
@@ -104,7 +96,7 @@ def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> 
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         fit = _fit_ours if row in OURS else _fit_rival
-        score, settings = fit(row, ROOT / grid.config, kit, Path(folder), arguments)
+        score, settings = fit(row, grid, kit, Path(folder), arguments)
         minutes = (time.perf_counter() - start) / 60
         result: dict[str, Any] = {}
         if not arguments.retime:
@@ -116,18 +108,20 @@ def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> 
     return result
 
 
-def _fit_ours(row: str, config: Path, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
-    settings: Settings = {"switches": OURS[row]}
+def _fit_ours(row: str, grid: Grid, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
+    switches = grid.switches(OURS[row], quick=False)
+    settings: Settings = {"switches": switches}
     if arguments.fitted:
         folder = arguments.fitted
         if not (folder / RUN_FILE).is_file():
             sys.exit(f"error: '{folder}' holds no {RUN_FILE}: name a fit's folder that fit_grid.py --keep has left")
         run = json.loads((folder / RUN_FILE).read_text())
-        if (run["switches"], run["seed"]) != (OURS[row], arguments.seed):
+        if (run["switches"], run["seed"]) != (switches, arguments.seed):
             sys.exit(f"error: '{folder}' is of seed {run['seed']}, options {run['switches']}: not row '{row}'")
         settings["fit_minutes"] = run["fit_minutes"]
     else:
-        command = ["fit", "--config", str(config), "--seed", str(arguments.seed), "--output", str(folder), *OURS[row]]
+        command = ["fit", "--config", str(ROOT / grid.config), "--seed", str(arguments.seed), "--output", str(folder)]
+        command += switches
         if arguments.quick or arguments.retime:
             command += ["--trainer.max_minutes", "0.01", "--trainer.init_frames", "60", "--trainer.margin_scenes", "8"]
         if arguments.quick:
@@ -139,8 +133,8 @@ def _fit_ours(row: str, config: Path, kit: Path, folder: Path, arguments: argpar
     return lambda image: scorer.score_batch([image])[0][0], settings
 
 
-def _fit_rival(row: str, path: Path, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
-    config = load_config(path)
+def _fit_rival(row: str, grid: Grid, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
+    config = load_config(ROOT / grid.config)
     frames = [frame.path for frame in list_frames(config.data.train, config.data)]
     rival = RIVALS[row](config, frames, minutes=0.0 if arguments.retime else MINUTES, quick=arguments.quick)
     rival.fit(arguments.seed)
@@ -191,18 +185,18 @@ def _milliseconds(score: Score, place: Path, quick: bool) -> float:
 def _markdown(rows: dict[str, Any], tests: list[str]) -> str:
     """The table, a line a row; below it, why a row is missing."""
     columns = ["", *(f"{test}: AUPRC, FPR95, AUROC, F1*" for test in tests), "fit, min", "ms a frame", "MB"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines = []
     for row, figures in rows.items():
         if "missing" in figures:
             continue
         cells = [", ".join("-" if v is None else f"{v:.3f}" for v in figures[test].values()) for test in tests]
         disturbed = "\\*" if figures["load_average"] > DISTURBED else ""
         cells += [f"{figures['fit_minutes']:.1f}", f"{figures['ms_per_frame']:.0f}{disturbed}"]
-        lines.append("| " + " | ".join([row, *cells, f"{figures['checkpoint_mb']:.1f}"]) + " |")
+        lines.append([row, *cells, f"{figures['checkpoint_mb']:.1f}"])
     notes = [f"missing: {row}: {figures['missing']}" for row, figures in rows.items() if "missing" in figures]
     if any(figures.get("load_average", 0) > DISTURBED for figures in rows.values()):
         notes.append("\\* timed while other work ran")
-    return "\n".join([*lines, *(part for note in notes for part in ("", note)), ""])
+    return "\n\n".join([markdown_table(columns, lines), *notes]) + "\n"
 
 
 def _plot(rows: dict[str, Any], tests: list[str], path: Path) -> None:

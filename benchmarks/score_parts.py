@@ -13,7 +13,6 @@ import argparse
 import copy
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from corruptions import write_validation_scenes
-from record import write_result
+from corruptions import validation_scenes
+from record import markdown_table, write_result
 
-from flowclas_ros.detection.images import read_image, read_mask
 from flowclas_ros.model import FlowCLAS, load_checkpoint
 from flowclas_ros.progress import progress_bar
-from flowclas_ros.training.benchmarks import pair_folders
+from flowclas_ros.training.data import MixDataset
+from flowclas_ros.training.exposed import ExposedDataset
 from flowclas_ros.training.metrics import PixelMetrics
 
 WHOLE = "the whole score"
@@ -102,16 +101,14 @@ def variants(model: FlowCLAS) -> dict[str, FlowCLAS]:
     return models
 
 
-def measure(models: dict[str, FlowCLAS], scenes: Path) -> dict[str, dict[str, float]]:
-    """AUPRC, FPR95 and milliseconds a frame of each on labelled scenes (images/ and masks/)."""
-    pairs = pair_folders(scenes / "images", scenes / "masks")
+def measure(models: dict[str, FlowCLAS], scenes: MixDataset | ExposedDataset) -> dict[str, dict[str, float]]:
+    """AUPRC, FPR95 and milliseconds a frame of each on labelled scenes."""
     metrics = {name: PixelMetrics() for name in models}
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    with progress_bar("score parts", len(pairs), "frames") as advance, torch.inference_mode():
-        for pair in pairs:
-            pixels = read_image(pair.image)
-            mask = read_mask(pair.mask, size_of=pixels, image_name=str(pair.image))
-            image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float() / 255
+    with progress_bar("score parts", len(scenes), "frames") as advance, torch.inference_mode():
+        for index in range(len(scenes)):
+            scene = scenes[index]
+            image, mask = scene["image"].unsqueeze(0).float() / 255, scene["label"].numpy()
             for name, model in models.items():
                 start = time.perf_counter()
                 score = model(image)[0].numpy()
@@ -128,11 +125,12 @@ def measure(models: dict[str, FlowCLAS], scenes: Path) -> dict[str, dict[str, fl
 
 def markdown(rows: dict[str, dict[str, float]]) -> str:
     """The table; times as shares of the whole score's."""
-    lines = ["| | AUPRC | FPR95 | ms a frame | of the whole |", "|---|---|---|---|---|"]
+    whole, lines = rows[WHOLE]["ms_per_frame"], []
     for name, row in rows.items():
-        share = row["ms_per_frame"] / rows[WHOLE]["ms_per_frame"]
-        lines.append(f"| {name} | {row['auprc']:.3f} | {row['fpr95']:.3f} | {row['ms_per_frame']:.0f} | {share:.0%} |")
-    return "\n".join(lines) + "\n"
+        time_a_frame = row["ms_per_frame"]
+        accuracy = (f"{row['auprc']:.3f}", f"{row['fpr95']:.3f}")
+        lines.append((name, *accuracy, f"{time_a_frame:.0f}", f"{time_a_frame / whole:.0%}"))
+    return markdown_table(("", "AUPRC", "FPR95", "ms a frame", "of the whole"), lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -143,8 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     loaded = load_checkpoint(arguments.checkpoint)
     provenance: dict[str, Any] = loaded.header["provenance"]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(variants(loaded.model.eval()), write_validation_scenes(provenance["config"], Path(folder)))
+    rows = measure(variants(loaded.model.eval()), validation_scenes(provenance["config"]))
     about = {"set": "validation scenes of the fit", "checkpoint_sha256": loaded.header["sha256"]}
     about |= {"threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1)}
     path = write_result(f"score_parts_{arguments.domain}", {**about, "rows": rows}, seed=provenance["seed"])

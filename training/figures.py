@@ -21,7 +21,7 @@ class Figures:
     """
 
     def __init__(self, benchmark: Benchmark, *, streaming: bool, folder: Path, threshold: float | None) -> None:
-        self.benchmark, self.streaming, self.folder, self.threshold = benchmark, streaming, folder, threshold
+        self.benchmark, self.streaming, self.folder = benchmark, streaming, folder
         self.pixels = PixelMetrics(streaming=streaming, regions=REGIONS in benchmark.report, threshold=threshold)
         self.images = ImageMetrics()
         self.conditions: dict[str, PixelMetrics] = {}
@@ -33,7 +33,7 @@ class Figures:
         """Add an image; its own pixel figures, or None where it holds one class only."""
         self.pixels.update(score, mask)
         if pair.condition is not None:
-            fresh = PixelMetrics(streaming=self.streaming, threshold=self.threshold)
+            fresh = PixelMetrics(streaming=self.streaming, threshold=self.pixels.threshold)
             own = self.conditions.setdefault(pair.condition, fresh)
             own.update(score, mask)
         if COMPONENTS in self.benchmark.report:
