@@ -1,10 +1,12 @@
 """What each part of a checkpoint's score brings and what it costs: all of them, each left out, the likelihood alone.
 
-    python benchmarks/score_parts.py road --checkpoint runs/kit_road/model.safetensors     # or: space
+    python benchmarks/score_parts.py road --checkpoint runs/kit_road/model.safetensors
+    python benchmarks/score_parts.py bicyclists --checkpoint ... --scenes runs/real_objects/val
 
-On the fit's own validation scenes: held-out frames, held-out objects. Nothing is fitted anew. Each frame is scored by
-every variant in turn, so that what else the machine does disturbs all alike; milliseconds are the median over the
-frames. Writes benchmarks/results/score_parts_<domain>.json and the table as .md beside it.
+On the fit's own validation scenes, held-out frames with held-out objects, or on a folder's images/ with its masks/.
+Nothing is fitted anew. Each frame is scored by every variant in turn, so that what else the machine does disturbs all
+alike; milliseconds are the median over the frames. Writes benchmarks/results/score_parts_<name>.json and the table as
+.md beside it.
 """
 
 from __future__ import annotations
@@ -136,15 +138,19 @@ def markdown(rows: dict[str, dict[str, float]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Measure, write the JSON and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("domain", choices=["road", "space"])
+    parser.add_argument("name", help="of the result")
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--scenes", type=Path, help="folder of images/ and masks/ (default: the fit's own)")
     arguments = parser.parse_args(argv)
     loaded = load_checkpoint(arguments.checkpoint)
     provenance: dict[str, Any] = loaded.header["provenance"]
-    rows = measure(variants(loaded.model.eval()), validation_scenes(provenance["config"]))
-    about = {"set": "validation scenes of the fit", "checkpoint_sha256": loaded.header["sha256"]}
-    about |= {"threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1)}
-    path = write_result(f"score_parts_{arguments.domain}", {**about, "rows": rows}, seed=provenance["seed"])
+    own = arguments.scenes is None
+    scenes = validation_scenes(provenance["config"]) if own else ExposedDataset(str(arguments.scenes))
+    rows = measure(variants(loaded.model.eval()), scenes)
+    about: dict[str, Any] = {"set": "validation scenes of the fit" if own else str(arguments.scenes)}
+    about["checkpoint_sha256"] = loaded.header["sha256"]
+    about |= {"frames": len(scenes), "threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1)}
+    path = write_result(f"score_parts_{arguments.name}", {**about, "rows": rows}, seed=provenance["seed"])
     path.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
     print(f"{markdown(rows)}\n-> {path}, .md")
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fit_running import fit
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import score_parts
 
+from flowclas_ros.detection.images import write_png
 from flowclas_ros.model.checkpoint import load_checkpoint
 
 PARTS = ("model.margin_weight=1", "model.centred=true", "model.guided_radius=2", "model.mirrored=true")
@@ -54,3 +56,18 @@ def test_figures_of_the_fits_own_validation_scenes_and_their_times(checkpoint, t
     assert rows[score_parts.WHOLE]["auprc"] == pytest.approx(chosen["val/auprc"], abs=2e-3)
     assert all(row["ms_per_frame"] > 0 for row in rows.values())
     assert len((tmp_path / "score_parts_road.md").read_text().splitlines()) == 2 + len(rows)
+
+
+def test_figures_of_scenes_of_ones_own(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "scenes" / name).mkdir(parents=True)
+    write_png(tmp_path / "scenes" / "images" / "0.png", rng.integers(256, size=(64, 96, 3), dtype=np.uint8))
+    mask = np.zeros((64, 96), np.uint8)
+    mask[20:40, 30:60] = 1
+    write_png(tmp_path / "scenes" / "masks" / "0.png", mask)
+    score_parts.main(["mine", "--checkpoint", str(checkpoint), "--scenes", str(tmp_path / "scenes")])
+    result = json.loads((tmp_path / "score_parts_mine.json").read_text())
+    assert (result["frames"], len(result["rows"])) == (1, 8)
+    assert 0 < result["rows"][score_parts.WHOLE]["auprc"] < 1
