@@ -67,20 +67,26 @@ def without_projection(model: FlowCLAS) -> None:
     """The margin by the discriminant alone, at the same weight."""
     assert model.fusion is not None
     model.fusion.direction.zero_()
-    model.fusion.discriminant.mul_(2)
+    model.fusion.discriminant.mul_(3)  # of its quarter and the other's half
 
 
 def without_discriminant(model: FlowCLAS) -> None:
     """The margin by the contrastive head's projection alone, at the same weight."""
     assert model.fusion is not None
     model.fusion.discriminant.zero_()
-    model.fusion.direction.mul_(2)
+    model.fusion.direction.mul_(1.5)
 
 
 def without_likelihood(model: FlowCLAS) -> None:
     """A spread so wide that asinh of the NLL is flat beside the margin."""
     assert model.fusion is not None
     model.fusion.spread.mul_(1e4)
+
+
+def half_the_margin(model: FlowCLAS) -> None:
+    """As fitted with half the margin_weight."""
+    assert model.fusion is not None
+    model.fusion.weight /= 2
 
 
 def variants(model: FlowCLAS) -> dict[str, FlowCLAS]:
@@ -92,6 +98,7 @@ def variants(model: FlowCLAS) -> dict[str, FlowCLAS]:
         "without each frame's median taken off": (model.config.centred, without_centring),
         "without the head's projection": (model.fusion is not None, without_projection),
         "without Fisher's discriminant": (model.fusion is not None, without_discriminant),
+        "half the margin's weight": (model.fusion is not None, half_the_margin),
         "without the likelihood": (model.fusion is not None, without_likelihood),
         "the likelihood alone": (model.fusion is not None, likelihood_alone),
     }

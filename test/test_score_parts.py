@@ -29,7 +29,7 @@ def checkpoint(fit_root):
 
 def test_every_part_changes_the_score_and_the_likelihood_alone_is_the_published_one(checkpoint):
     models = score_parts.variants(load_checkpoint(checkpoint).model.eval())
-    assert len(models) == 8
+    assert len(models) == 9
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         scores = {name: model(image) for name, model in models.items()}
@@ -69,5 +69,5 @@ def test_figures_of_scenes_of_ones_own(checkpoint, tmp_path, monkeypatch):
     write_png(tmp_path / "scenes" / "masks" / "0.png", mask)
     score_parts.main(["mine", "--checkpoint", str(checkpoint), "--scenes", str(tmp_path / "scenes")])
     result = json.loads((tmp_path / "score_parts_mine.json").read_text())
-    assert (result["frames"], len(result["rows"])) == (1, 8)
+    assert (result["frames"], len(result["rows"])) == (1, 9)
     assert 0 < result["rows"][score_parts.WHOLE]["auprc"] < 1

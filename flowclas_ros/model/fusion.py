@@ -100,9 +100,10 @@ class CellMoments:
 class MarginFusion(nn.Module):
     """Joins the NLL with a margin: how much nearer a cell lies to the pasted outliers than to the inliers.
 
-    The margin m is the mean of two, each in standard deviations of the inliers: that of the contrastive head's
-    projection along the line between the two means, and that of the backbone's features along Fisher's linear
-    discriminant (Fisher 1936), which few objects suffice to set. Inliers near an outlier count as much as all of them.
+    The margin m is half of one and a quarter of another, each in standard deviations of the inliers: that of the
+    contrastive head's projection along the line between the two means, and that of the backbone's features along
+    Fisher's linear discriminant (Fisher 1936), which few objects suffice to set. It counts less, since it tells pasted
+    objects apart better than real ones (docs/measurements.md). Inliers near an outlier count as much as all of them.
     With c the median and s twice the median absolute deviation of the inliers' NLL,
 
         score = c + s (asinh((nll - c) / s) + weight * m).
@@ -183,7 +184,7 @@ class MarginFusion(nn.Module):
         within = INLIER_WEIGHT * scatter + seen.outliers.scatter(seen.outliers.mean)
         ridge = RIDGE * within.diagonal().mean() * torch.eye(within.shape[0], dtype=within.dtype, device=within.device)
         fisher = torch.linalg.solve(within + ridge, seen.difference())
-        direction, discriminant = projection.unit(projection.difference()) / 2, seen.unit(fisher) / 2
+        direction, discriminant = projection.unit(projection.difference()) / 2, seen.unit(fisher) / 4
         self.direction.copy_(direction)
         self.discriminant.copy_(discriminant)
         self.offset.copy_(projection.inliers.mean @ direction + seen.inliers.mean @ discriminant)
