@@ -92,7 +92,11 @@ def main(argv: list[str] | None = None) -> None:
         return measure(ROOT / grid.config, grid.switches(row, quick=arguments.quick), seed, tests, kit, place)
 
     name = arguments.grid.stem + ("_quick" if arguments.quick else "")
-    runs, failed = complete(name, arguments.rows or grid.rows, arguments.seeds, measure_row)
+    report(name, grid, *complete(name, arguments.rows or grid.rows, arguments.seeds, measure_row))
+
+
+def report(name: str, grid: Grid, runs: list[Run], failed: list[str]) -> None:
+    """Write and print the table; exits with what failed."""
     if runs:
         path = save(name, runs, list(grid.rows), base=grid.base)
         text = markdown(runs, grid)

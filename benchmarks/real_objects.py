@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from fit_grid import Grid, markdown, plot
-from fit_rows import Run, complete, measure, save
+import yaml
+from fit_grid import Grid, report
+from fit_rows import Run, complete, measure
 from record import ROOT, kit_folder
 
 from flowclas_ros.detection.images import list_images, read_image, read_labels, write_png
 
 BICYCLIST, VOID = 10, 11  # of the kit's CamVid labels
 ENOUGH = 100  # px of bicyclists, below which a frame is left out
+SPLITS = ("val", "test")
 ROWS = ("gaussian", "nll only", "with contrastive")
 
 
@@ -42,26 +43,16 @@ def main(argv: list[str] | None = None) -> None:
     kit_road = Grid.read(ROOT / "benchmarks" / "grids" / "kit_road.yaml")
     grid = replace(kit_road, rows={row: kit_road.rows[row] for row in ROWS}, tests=dict.fromkeys(tests, ""))
 
+    settings = yaml.safe_load((ROOT / grid.config).read_text(encoding="utf-8"))
+    epochs = round(settings["trainer"]["max_epochs"] * all_frames / known)  # fewer frames, as many steps
+
     def measure_row(row: str, seed: int) -> Run:
-        epochs = round(EPOCHS * all_frames / known)  # fewer frames, as many steps
         data = ["--data.train", f"[{folder / 'train'}]", "--data.val", "[]", "--data.val_share", "0.1"]
         trainer = ["--trainer.max_epochs", str(epochs), "--trainer.val_every", str(epochs)]
         switches = [*grid.switches(row, quick=False), *data, *trainer, "--trainer.max_minutes", "60"]
         return measure(ROOT / grid.config, switches, seed, tests, kit, folder / row / str(seed))
 
-    runs, failed = complete("real_objects", arguments.rows, arguments.seeds, measure_row)
-    if runs:
-        path = save("real_objects", runs, ROWS, base=grid.base)
-        text = markdown(runs, grid)
-        path.with_suffix(".md").write_text(text, encoding="utf-8")
-        plot(runs, grid, path.with_suffix(".png"))
-        print(f"{text}\n-> {path}, .md, .png")
-    if failed:
-        sys.exit(f"error: failed, and tried again next time: {'; '.join(failed)}")
-
-
-SPLITS = ("val", "test")
-EPOCHS = 6  # of kit_road.yaml
+    report("real_objects", grid, *complete("real_objects", arguments.rows, arguments.seeds, measure_row))
 
 
 def write_normal_scenes(camvid: Path, folder: Path) -> tuple[int, int]:
