@@ -12,7 +12,7 @@ a stopped call left off.
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from fit_grid import Grid, report
 from fit_rows import Run, complete, measure
 from record import ROOT, kit_folder
 
-from flowclas_ros.detection.images import list_images, read_image, read_labels, write_png
+from flowclas_ros.detection.images import list_images, read_labels, write_png
 
 BICYCLIST, VOID = 10, 11  # of the kit's CamVid labels
 ENOUGH = 100  # px of bicyclists, below which a frame is left out
@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     known, all_frames = write_normal_scenes(kit / "camvid", folder / "train")
     tests = {f"bicyclists_{split}": write_labelled_scenes(kit / "camvid", split, folder / split) for split in SPLITS}
     kit_road = Grid.read(ROOT / "benchmarks" / "grids" / "kit_road.yaml")
-    grid = replace(kit_road, rows={row: kit_road.rows[row] for row in ROWS}, tests=dict.fromkeys(tests, ""))
-
+    places = {test: str(images.parent) for test, (images, _) in tests.items()}
+    grid = replace(kit_road, rows={row: kit_road.rows[row] for row in ROWS}, tests=places)
     settings = yaml.safe_load((ROOT / grid.config).read_text(encoding="utf-8"))
     epochs = round(settings["trainer"]["max_epochs"] * all_frames / known)  # fewer frames, as many steps
 
@@ -57,28 +57,31 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_normal_scenes(camvid: Path, folder: Path) -> tuple[int, int]:
     """Links to the frames of camvid/train without any bicyclist; how many they are, and of how many."""
-    folder.mkdir(parents=True, exist_ok=True)
     images = list_images(camvid / "images" / "train")
     normal = [path for path in images if not (_classes(camvid, "train", path) == BICYCLIST).any()]
-    for path in normal:
-        link = folder / path.name
-        if not link.is_symlink():
-            link.symlink_to(os.path.abspath(path))
+    _link(normal, folder)
     return len(normal), len(images)
 
 
 def write_labelled_scenes(camvid: Path, split: str, folder: Path) -> tuple[Path, Path]:
-    """Frames of a split with bicyclists, and their masks: 1 bicyclist, 255 void, 0 any other class."""
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    """Links to a split's frames with bicyclists, and their masks: 1 bicyclist, 255 void, 0 any other class."""
+    images, masks = folder / "images", folder / "masks"
+    masks.mkdir(parents=True, exist_ok=True)
     for path in list_images(camvid / "images" / split):
         classes = _classes(camvid, split, path)
-        if (classes == BICYCLIST).sum() < ENOUGH:
-            continue
-        mask = np.select([classes == BICYCLIST, classes == VOID], [1, 255]).astype(np.uint8)
-        write_png(folder / "images" / f"{path.stem}.png", read_image(path))
-        write_png(folder / "masks" / f"{path.stem}.png", mask)
-    return folder / "images", folder / "masks"
+        if (classes == BICYCLIST).sum() >= ENOUGH:
+            _link([path], images)
+            mask = np.select([classes == BICYCLIST, classes == VOID], [1, 255]).astype(np.uint8)
+            write_png(masks / f"{path.stem}.png", mask)
+    return images, masks
+
+
+def _link(paths: Sequence[Path], folder: Path) -> None:
+    """A link to each in the folder, unless an earlier call left it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        if not (folder / path.name).is_symlink():
+            (folder / path.name).symlink_to(path.resolve())
 
 
 def _classes(camvid: Path, split: str, image: Path) -> np.ndarray:

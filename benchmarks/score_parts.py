@@ -26,12 +26,14 @@ from corruptions import validation_scenes
 from record import markdown_table, write_result
 
 from flowclas_ros.model import FlowCLAS, load_checkpoint
+from flowclas_ros.model.fusion import DISCRIMINANT_WEIGHT, PROJECTION_WEIGHT
 from flowclas_ros.progress import progress_bar
 from flowclas_ros.training.data import MixDataset
 from flowclas_ros.training.exposed import ExposedDataset
 from flowclas_ros.training.metrics import PixelMetrics
 
 WHOLE = "the whole score"
+BOTH_PARTS = PROJECTION_WEIGHT + DISCRIMINANT_WEIGHT
 
 
 def likelihood_alone(model: FlowCLAS) -> None:
@@ -67,14 +69,14 @@ def without_projection(model: FlowCLAS) -> None:
     """The margin by the discriminant alone, at the same weight."""
     assert model.fusion is not None
     model.fusion.direction.zero_()
-    model.fusion.discriminant.mul_(3)  # of its quarter and the other's half
+    model.fusion.discriminant.mul_(BOTH_PARTS / DISCRIMINANT_WEIGHT)
 
 
 def without_discriminant(model: FlowCLAS) -> None:
     """The margin by the contrastive head's projection alone, at the same weight."""
     assert model.fusion is not None
     model.fusion.discriminant.zero_()
-    model.fusion.direction.mul_(1.5)
+    model.fusion.direction.mul_(BOTH_PARTS / PROJECTION_WEIGHT)
 
 
 def without_likelihood(model: FlowCLAS) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fit_running import fit
+from fit_support import write_noise
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -61,12 +62,11 @@ def test_figures_of_the_fits_own_validation_scenes_and_their_times(checkpoint, t
 def test_figures_of_scenes_of_ones_own(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("OUT", str(tmp_path))
     rng = np.random.default_rng(0)
-    for name in ("images", "masks"):
-        (tmp_path / "scenes" / name).mkdir(parents=True)
-    write_png(tmp_path / "scenes" / "images" / "0.png", rng.integers(256, size=(64, 96, 3), dtype=np.uint8))
+    (tmp_path / "scenes" / "masks").mkdir(parents=True)
+    write_noise(tmp_path / "scenes" / "images", 1, rng)
     mask = np.zeros((64, 96), np.uint8)
     mask[20:40, 30:60] = 1
-    write_png(tmp_path / "scenes" / "masks" / "0.png", mask)
+    write_png(tmp_path / "scenes" / "masks" / "000.png", mask)
     score_parts.main(["mine", "--checkpoint", str(checkpoint), "--scenes", str(tmp_path / "scenes")])
     result = json.loads((tmp_path / "score_parts_mine.json").read_text())
     assert (result["frames"], len(result["rows"])) == (1, 9)

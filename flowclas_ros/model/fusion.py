@@ -13,6 +13,9 @@ INLIER_EVERY = 4  # one inlier cell in so many sets the moments
 NEAR = 2  # cells around an outlier in which an inlier cell is a near one
 INLIER_WEIGHT = 10.0  # of the inliers' covariance beside the outliers': there are few objects, and they vary less
 CENTRED_UP_TO = 8.0  # of a frame's median, in spreads of the score: no weather moves a frame further
+# The margin's two parts. The discriminant counts less: it tells pasted objects apart better than real ones
+# (docs/measurements.md).
+PROJECTION_WEIGHT, DISCRIMINANT_WEIGHT = 0.5, 0.25
 RIDGE = 1e-6  # of the covariances' mean variance, so that constant channels do no harm
 
 
@@ -100,10 +103,10 @@ class CellMoments:
 class MarginFusion(nn.Module):
     """Joins the NLL with a margin: how much nearer a cell lies to the pasted outliers than to the inliers.
 
-    The margin m is half of one and a quarter of another, each in standard deviations of the inliers: that of the
-    contrastive head's projection along the line between the two means, and that of the backbone's features along
-    Fisher's linear discriminant (Fisher 1936), which few objects suffice to set. It counts less, since it tells pasted
-    objects apart better than real ones (docs/measurements.md). Inliers near an outlier count as much as all of them.
+    The margin m is ``PROJECTION_WEIGHT`` of one and ``DISCRIMINANT_WEIGHT`` of another, each in standard deviations of
+    the inliers: that of the contrastive head's projection along the line between the two means, and that of the
+    backbone's features along Fisher's linear discriminant (Fisher 1936), which few objects suffice to set. Inliers near
+    an outlier count as much as all of them.
     With c the median and s twice the median absolute deviation of the inliers' NLL,
 
         score = c + s (asinh((nll - c) / s) + weight * m).
@@ -184,7 +187,8 @@ class MarginFusion(nn.Module):
         within = INLIER_WEIGHT * scatter + seen.outliers.scatter(seen.outliers.mean)
         ridge = RIDGE * within.diagonal().mean() * torch.eye(within.shape[0], dtype=within.dtype, device=within.device)
         fisher = torch.linalg.solve(within + ridge, seen.difference())
-        direction, discriminant = projection.unit(projection.difference()) / 2, seen.unit(fisher) / 4
+        direction = PROJECTION_WEIGHT * projection.unit(projection.difference())
+        discriminant = DISCRIMINANT_WEIGHT * seen.unit(fisher)
         self.direction.copy_(direction)
         self.discriminant.copy_(discriminant)
         self.offset.copy_(projection.inliers.mean @ direction + seen.inliers.mean @ discriminant)
