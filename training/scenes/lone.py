@@ -28,8 +28,8 @@ def _batch(seed: int, things: list[Parts], rng: np.random.Generator, upright: bo
     world = World(seed % 2**31, (SIDE, SIDE), gravity=0.0, extent=5.0, shadow=1024)
     for number, parts in enumerate(things):
         world.body(f"thing {number}", centred(parts))
-    world.light((0, 0, -1), (1.0, 1.0, 0.96), ambient=(0.2, 0.2, 0.21), shadow=True, reach=8.0)
-    world.light((0, 0, 1), (0.3, 0.3, 0.33), specular=0.0)
+    world.sun(np.array([0.0, 0.0, -1.0]), (1.0, 1.0, 0.96), reach=8.0)
+    world.fill((0, 0, 1), (0.3, 0.3, 0.33), ambient=(0.2, 0.2, 0.21))
     model, data = world.compile()
     renderer = Renderer(model, SIDE, SIDE, FOVY, 0.2, 40.0)
     try:

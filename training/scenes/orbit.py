@@ -44,8 +44,9 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
     arm = Manipulator(world, rng, length, side)
     camera, eye = _camera(rng, arm, length)
     earth = Earth(seed, rng, eye)
-    world.light(-earth.sun, (0.95, 0.93, 0.88), ambient=(0.06, 0.063, 0.07), shadow=True, reach=30.0)
-    world.light((0, 0, 1.0), np.array([0.15, 0.18, 0.24]) * rng.uniform(0.7, 1.4), specular=0.0)  # from the Earth
+    world.sun(-earth.sun, (0.95, 0.93, 0.88), reach=30.0)
+    earthshine = np.array([0.15, 0.18, 0.24]) * rng.uniform(0.7, 1.4)
+    world.fill((0, 0, 1.0), earthshine, ambient=(0.12, 0.126, 0.14))  # some of it by way of the station itself
     scene = Scene(
         world,
         camera,

@@ -33,9 +33,9 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
     street.lay(world, rng, -15.0, speed * seconds + SIGHT, lit=light.dusk > 0.3)
     quiet = bool(rng.random() < 0.5)  # nobody comes towards us
     rails = _traffic(world, rng, speed, 0.0 if quiet else seconds, lit=light.dusk > 0.1)
-    world.light(-light.sun, light.direct, specular=0.4, shadow=True, reach=70.0)
-    world.light((0.15, 0.1, -1.0), light.ambient * 0.62, ambient=light.ambient * 0.55, specular=0.0)
-    world.light((1.0, 0.0, -0.2), light.ambient * 0.3, specular=0.0)
+    world.sun(-light.sun, light.direct, specular=0.4, reach=70.0)
+    world.fill((0.15, 0.1, -1.0), light.ambient * 0.62, ambient=light.ambient * 0.55)
+    world.fill((1.0, 0.0, -0.2), light.ambient * 0.3)
     scene = Scene(
         world,
         _drive(rng, speed),

@@ -70,27 +70,23 @@ class World:
             self._geom(body, mesh, look, collides=kind == "free")
         return body
 
-    def light(
-        self,
-        direction: Sequence[float] | np.ndarray,
-        colour: Any,
-        *,
-        ambient: Any = (0, 0, 0),
-        specular: float = 0.5,
-        shadow: bool = False,
-        reach: float = 0.0,
-    ) -> None:
-        """A light from infinitely far; with a shadow, its camera stands `reach` metres up the light's way."""
-        at = -np.asarray(direction, float) / np.linalg.norm(direction) * reach
-        self.spec.worldbody.add_light(
-            type=self.mj.mjtLightType.mjLIGHT_DIRECTIONAL,
-            pos=at.tolist(),
-            dir=list(direction),
-            diffuse=list(colour),
-            ambient=list(ambient),
-            specular=[specular] * 3,
-            castshadow=shadow,
-        )
+    def sun(self, direction: np.ndarray, colour: Any, *, specular: float = 0.5, reach: float) -> None:
+        """A light along `direction` (3,) from infinitely far that casts shadows; its camera stands `reach` metres up.
+
+        What it does not reach is black but for `fill`: MuJoCo leaves a light's own ambient part out of its shadow.
+        """
+        light = self._light(direction, colour, specular)
+        light.pos, light.castshadow = -direction / np.linalg.norm(direction) * reach, True
+
+    def fill(self, direction: Any, colour: Any, *, ambient: Any = (0, 0, 0)) -> None:
+        """Soft light: from along `direction` (3,) without shadow or gloss, `ambient` (3,) of it from all around."""
+        self._light(direction, colour, 0.0).ambient = ambient
+
+    def _light(self, direction: Any, colour: Any, specular: float) -> Any:
+        kind = self.mj.mjtLightType.mjLIGHT_DIRECTIONAL
+        light = self.spec.worldbody.add_light(type=kind, dir=list(direction), diffuse=list(colour), castshadow=False)
+        light.ambient, light.specular = [0.0] * 3, [specular] * 3
+        return light
 
     def compile(self) -> tuple[Any, Any]:
         """The model and its data."""
