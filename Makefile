@@ -35,7 +35,7 @@ endif
 demo: messages
 	@$(VENV)/bin/flowclas demo
 
-# Needs the kit (FLOWCLAS_KIT) and some 70 minutes on one core.
+# Needs the kit (FLOWCLAS_KIT) and some hours on two cores: orbit's distillation alone takes more than one of one core.
 samples: messages
 	@$(RUN) tools/build_samples.py
 

@@ -1,4 +1,4 @@
-"""Make all that ships in flowclas_ros/samples anew: render, distil, fit, write bags. Some 70 minutes on one core.
+"""Make all that ships in flowclas_ros/samples anew: render, distil, fit, write bags. Takes hours on two cores.
 
     FLOWCLAS_KIT=../shared/kit python tools/build_samples.py [--work DIR] [STEP ...]
 

@@ -75,18 +75,16 @@ class World:
 
         What it does not reach is black but for `fill`: MuJoCo leaves a light's own ambient part out of its shadow.
         """
-        light = self._light(direction, colour, specular)
-        light.pos, light.castshadow = -direction / np.linalg.norm(direction) * reach, True
+        at = -direction / np.linalg.norm(direction) * reach
+        self._light(direction, colour, specular=[specular] * 3, pos=at.tolist(), castshadow=True)
 
     def fill(self, direction: Any, colour: Any, *, ambient: Any = (0, 0, 0)) -> None:
         """Soft light: from along `direction` (3,) without shadow or gloss, `ambient` (3,) of it from all around."""
-        self._light(direction, colour, 0.0).ambient = ambient
+        self._light(direction, colour, specular=[0.0] * 3, ambient=list(ambient), castshadow=False)
 
-    def _light(self, direction: Any, colour: Any, specular: float) -> Any:
+    def _light(self, direction: Any, colour: Any, **rest: Any) -> None:
         kind = self.mj.mjtLightType.mjLIGHT_DIRECTIONAL
-        light = self.spec.worldbody.add_light(type=kind, dir=list(direction), diffuse=list(colour), castshadow=False)
-        light.ambient, light.specular = [0.0] * 3, [specular] * 3
-        return light
+        self.spec.worldbody.add_light(type=kind, dir=list(direction), diffuse=list(colour), **rest)
 
     def compile(self) -> tuple[Any, Any]:
         """The model and its data."""
