@@ -103,7 +103,7 @@ def test_wheel_holds_every_module_and_no_generated_one(wheel: zipfile.ZipFile) -
 
 
 def test_sdist_can_be_built_by_colcon_too(sdist: Path) -> None:
-    for name in ("package.xml", "CMakeLists.txt", "training/__init__.py", "scripts/detector", "config", "msg"):
+    for name in ("package.xml", "CMakeLists.txt", "training/__init__.py", "scripts/detector", "config", "msg", "srv"):
         assert (sdist / name).exists(), name
     assert not (sdist / "flowclas_ros" / "msg").exists()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowclas_ros.node.inputs import Inputs
     from flowclas_ros.node.outputs import Outputs
 
-HEARTBEAT = 0.5  # seconds after which the state is said again while no frame is processed
+HEARTBEAT = 0.4  # seconds after which the state is said again while no frame is processed; a tick comes on top
 COMPLAINT = 5.0  # seconds of STALE after which the log says why, for whoever started the node and sees nothing come
 
 # Autoware's MRM path acts on ERROR. A hazard is one for the hazard status alone, a blind detector for the health alone.
