@@ -97,6 +97,8 @@ def test_a_paused_detector_says_so_and_never_clear_and_goes_on_when_enabled(peer
     assert {state.level for state in peer.got["state"]} == {STALE} and not peer.got["mask"]
     assert last.frames_processed == paused.frames_processed and last.frames_dropped > paused.frames_dropped
     assert peer.enable(True).success
+    peer.until(lambda: peer.last_state(STALE, "no result"), "a state after the pause")
+    assert {state.level for state in peer.got["state"]} == {STALE}, "the view before the pause is no answer"
     assert peer.exchange(frame(peer), "state", "mask")["state"].level == CLEAR
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -157,6 +160,42 @@ def test_a_fault_stands_until_a_frame_is_searched():
     assert status.verdict(0.5, STALE_AFTER) == (Level.FAULT, "bad step")
     status.processed(0.6, scene())
     assert status.verdict(0.7, STALE_AFTER)[0] == Level.CLEAR
+
+
+def test_after_a_pause_what_was_seen_before_it_is_no_answer():
+    status = searched()
+    status.received(0.5)
+    status.resumed(0.6)
+    assert status.verdict(0.7, STALE_AFTER) == (Level.STALE, "frames arrive, no result for 0.1 s")
+    status.processed(0.8, scene())
+    assert status.verdict(0.8, STALE_AFTER)[0] == Level.CLEAR
+
+
+def test_a_heartbeat_while_a_hazard_is_found_does_not_clear_it():
+    reporting = pytest.importorskip("flowclas_ros.node.reporting", reason="needs ROS 2 and the generated messages")
+    header = pytest.importorskip("std_msgs.msg").Header
+    detector = SimpleNamespace(threshold=1.0, false_alarm_rate=0.001, guaranteed=True, header={}, device="cpu")
+    status, said, workers = Status(time.monotonic()), [], []
+
+    def found(hazards):
+        status.processed(time.monotonic(), dataclasses.replace(scene(hazards=hazards), header=header()))
+        reporter.say_verdict()
+
+    def state(build):
+        if said and not workers:  # the heartbeat has its verdict, and the worker finds a hazard
+            workers.append(threading.Thread(target=found, args=(2,)))
+            workers[0].start()
+            workers[0].join(0.2)
+        said.append(build())
+
+    outputs, inputs = SimpleNamespace(state=state), SimpleNamespace(absence=lambda: "")
+    reporter = reporting.Reporter(None, inputs, outputs, lambda: SimpleNamespace(stale_after=60.0), lambda: detector)
+    reporter.begin(status)
+    status.received(time.monotonic())
+    found(hazards=0)
+    reporter.say_verdict()
+    workers[0].join(TIMEOUT)
+    assert [(one.level, one.hazard_count) for one in said] == [(Level.CLEAR, 0), (Level.CLEAR, 0), (Level.HAZARD, 2)]
 
 
 def test_counts_add_up():

@@ -230,10 +230,11 @@ class DetectorNode(LifecycleNode):
         """Look, or pause: subscribed and counting, but searching nothing. Raises FlowclasError when inactive."""
         if not self._active:
             raise FlowclasError("the node is not active: activate it, which also starts it looking")
-        why = "" if wanted else "paused: the view is not searched until ~/enable is called with true"
         for stream in self._streams:
-            stream.reporter.idle = why
-            stream.forget()
+            if not wanted:
+                stream.reporter.idle = "paused: the view is not searched until ~/enable is called with true"
+            elif stream.reporter.idle:
+                stream.resume()
         if not wanted:
             self._empty_hands()
         for stream in self._streams:

@@ -71,12 +71,13 @@ class Reporter:
 
     def say_verdict(self) -> None:
         """Publish the state as it is now."""
-        now = time.monotonic()
-        level, text = self.verdict(now)
-        self._said = (level, now)
-        detector = self._detector()
-        if detector is not None:
-            self._outputs.state(lambda: state_message(level, text, self._status, detector))
+        with self._status.lock:  # or the worker's next scene could come under this level, or be said before it
+            now = time.monotonic()
+            level, text = self.verdict(now)
+            self._said = (level, now)
+            detector = self._detector()
+            if detector is not None:
+                self._outputs.state(lambda: state_message(level, text, self._status, detector))
 
     def verdict(self, now: float) -> tuple[Level, str]:
         """Level and line at `now` (monotonic seconds)."""

@@ -82,10 +82,16 @@ class Counts:
 
 
 class Status:
-    """Kept by the executor's thread (received, replaced) and the worker's (processed, too_old, failed)."""
+    """Kept by the executor's thread (received, replaced, resumed) and the worker's (processed, too_old, failed).
+
+    Attributes:
+        lock: held from a verdict to its publication, it keeps the level and the scene that it is about together, and
+            what is said in order.
+        scene: the newest frame searched.
+    """
 
     def __init__(self, now: float):
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._received = self._processed = self._replaced = self._old = self._broken = 0
         self._last_received = self._last_result = -math.inf
         self._since = now
@@ -95,38 +101,43 @@ class Status:
 
     def received(self, now: float) -> None:
         """A frame has come."""
-        with self._lock:
+        with self.lock:
             self._received += 1
             self._last_received = now
 
     def replaced(self) -> None:
         """A parked frame gave way to a newer one, or was let go at deactivation or while paused."""
-        with self._lock:
+        with self.lock:
             self._replaced += 1
 
     def too_old(self, age: float, max_age: float) -> None:
         """A frame was dropped for its age (seconds by its stamp)."""
-        with self._lock:
+        with self.lock:
             self._old += 1
             self._late = f"frames come {age:.2f} s after their stamp (max_age {max_age:g} s)"
 
     def failed(self, reason: str) -> None:
         """A frame could not be searched; FAULT until one is."""
-        with self._lock:
+        with self.lock:
             self._broken += 1
             self._fault = reason
 
     def processed(self, now: float, scene: Scene) -> None:
         """A frame was searched."""
-        with self._lock:
+        with self.lock:
             self._processed += 1
             self._last_result = now
             self._fault = self._late = ""
             self.scene = scene
 
+    def resumed(self, now: float) -> None:
+        """Frames are searched again after a pause: what was seen before it is no answer any more."""
+        with self.lock:
+            self._since, self._last_result = now, -math.inf
+
     def remark(self, about: str, text: str) -> None:
         """Something about `about` (a topic, say) that limits the detector and people should know; "" takes it back."""
-        with self._lock:
+        with self.lock:
             if text:
                 self._remarks[about] = text
             else:
@@ -135,14 +146,14 @@ class Status:
     @property
     def counts(self) -> Counts:
         """The counts now."""
-        with self._lock:
+        with self.lock:
             dropped = self._replaced + self._old + self._broken
             return Counts(self._received, self._processed, dropped, self._broken)
 
     @property
     def remarks(self) -> str:
         """All that stands, in one line."""
-        with self._lock:
+        with self.lock:
             return "; ".join(self._remarks.values())
 
     def silent(self, now: float, stale_after: float) -> bool:
@@ -155,7 +166,7 @@ class Status:
         absence: where a silent camera's frames fail to come from, as the end of a sentence.
         """
         remarks = self.remarks
-        with self._lock:
+        with self.lock:
             fault, late, scene = self._fault, self._late, self.scene
             since_frame, since_result = now - self._last_received, now - self._last_result
             waited = now - self._since

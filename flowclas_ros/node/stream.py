@@ -61,7 +61,7 @@ class Stream:
         self._self_mask = SelfMask.from_setting(chosen.self_mask, camera)
         self._rules = rules(chosen)
         self._interpreter = Interpreter(self._rules)
-        self._forget = False  # asked for by the executor's thread, done by the worker's
+        self._forget = False  # to begin anew with the next frame: set by the executor's thread, done by the worker's
         self.status = Status(time.monotonic())
         self._depth = chosen.depth
         self.outputs = Outputs(node, camera, chosen.depth, self._heard)
@@ -74,7 +74,7 @@ class Stream:
         """Start to look, with counts at zero and nothing remembered."""
         self.status = Status(time.monotonic())
         self.reporter.begin(self.status)
-        self.forget()
+        self._forget = True
         self.inputs.open(self._settings(), self._self_mask)
 
     def shut(self) -> None:
@@ -87,9 +87,11 @@ class Stream:
         self.inputs.shut()
         self.outputs.destroy()
 
-    def forget(self) -> None:
-        """Begin anew with the next frame: no hazard is known, nothing is smoothed."""
+    def resume(self) -> None:
+        """Look again after a pause."""
         self._forget = True
+        self.status.resumed(time.monotonic())
+        self.reporter.idle = ""
 
     def _came(self) -> bool:
         """An image: whether it is wanted."""
