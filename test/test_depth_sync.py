@@ -195,6 +195,17 @@ def test_without_camera_info_depth_is_delivered_and_the_reason_says_so(rig):
     assert rig.got[0].depth is not None and "no camera info" in rig.got[0].reason
 
 
+def test_flush_lets_go_all_that_is_held_in_order_and_whatever_the_clock_says(rig):
+    rig.now = 1_700_000_000.0  # the times of a recording, where now + WAIT - now is below WAIT
+    rig.warm_up()
+    images = [rig.image(START + index * FRAME) for index in (1, 2)]
+    assert rig.got == []
+    rig.sync.flush()
+    assert [frame.image for frame in rig.got] == images and "no depth within" in rig.got[0].reason
+    rig.depth(START + 2 * FRAME)
+    assert len(rig.got) == 2
+
+
 def test_clear_forgets_what_is_held(rig):
     rig.warm_up()
     rig.image(START + FRAME)

@@ -121,6 +121,15 @@ def test_depth_gives_hazards_their_place_as_in_the_node(tmp_path, checkpoint):
     assert state.nearest_range == pytest.approx(float(rows[4]["nearest_m"]), abs=1e-3)
 
 
+def test_the_last_frame_is_searched_though_its_depth_never_comes(tmp_path, checkpoint):
+    infos = [info(stamp) for stamp in STAMPS]
+    topics = {"/cam/image": frames(), "/cam/depth": depths()[:3], "/cam/camera_info": infos}
+    bag = record(tmp_path / "drive", topics, start_ns=1_700_000_000 * SECOND)
+    assert replay(bag, checkpoint, tmp_path / "out", "--topic", "/cam/image", "--depth-topic", "/cam/depth") == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    assert [int(row["stamp_ns"]) for row in rows] == STAMPS
+
+
 def test_ros_reads_points_and_markers(tmp_path, checkpoint):
     serialization = pytest.importorskip("rclpy.serialization", reason="needs ROS 2 (rclpy)")
     from rosbags.highlevel import AnyReader

@@ -153,6 +153,11 @@ class DepthSync:
         while self._held and now - next(iter(self._held.values()))[1] >= self.wait:
             self._release_oldest()
 
+    def flush(self) -> None:
+        """Let go all that is held, as at the end of a recording: no depth comes any more."""
+        while self._held:
+            self._release_oldest()
+
     def clear(self) -> int:
         """Forget what is held, as at deactivation; how many frames that were."""
         count = len(self._held)
@@ -198,8 +203,7 @@ class DepthSync:
         """Begin anew when time steps back: a queue full of later stamps would push every new message out."""
         stamp = nanoseconds(message)
         if stamp and self._newest[stream] - stamp > BACKWARD_TOLERANCE:
-            while self._held:
-                self._release_oldest()
+            self.flush()
             self._restart()
         self._newest[stream] = stamp
 

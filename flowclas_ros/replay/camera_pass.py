@@ -116,8 +116,7 @@ class CameraPass:
     def end(self) -> None:
         """The bag is over: no frame waits for its depth any longer."""
         if self._sync is not None:
-            self._now += self._settings.depth_wait
-            self._sync.poll()
+            self._sync.flush()
 
     def _image(self, recorded: Recorded) -> None:
         self._status = self._status or Status(self._now)
