@@ -89,9 +89,9 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, type=Path, help=".safetensors file that `flowclas fit` wrote")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
-        "--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of the network (default: %(default)s)"
+        "--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of the network (default: fp32)"
     )
     parser.add_argument("--backbone-weights", type=Path, help="local file, where the checkpoint embeds no backbone")
 

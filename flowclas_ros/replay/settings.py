@@ -11,7 +11,8 @@ from flowclas_ros.node.parameters import TABLE, Settings, changed, contradiction
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that say what a hazard is."""
+    """Options that say what a hazard is, for a parser that names the checkpoint and the device."""
+    parser.set_defaults(device=None, precision=None)  # not given: the file's word stands, else the node's default
     parser.add_argument("--params", type=Path, help="the node's parameter file (YAML), for the same hazards as live")
     parser.add_argument("--false-alarm-rate", type=float, help="share of normal pixels that may be flagged")
     parser.add_argument("--threshold", type=float, help="nats per dimension; overrules the false-alarm rate")
@@ -21,10 +22,10 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """The file's, overruled by the command line's. Raises FlowclasError for values that the node would refuse."""
     values: dict[str, Any] = {} if arguments.params is None else _of_file(arguments.params)
-    values.update(checkpoint=str(arguments.checkpoint), device=arguments.device, precision=arguments.precision)
+    values["checkpoint"] = str(arguments.checkpoint)
     if arguments.backbone_weights is not None:
         values["backbone_weights"] = str(arguments.backbone_weights)
-    for name in ("false_alarm_rate", "threshold", "min_area"):
+    for name in ("device", "precision", "false_alarm_rate", "threshold", "min_area"):
         given = getattr(arguments, name)
         if given is not None:
             values[name] = given
@@ -60,8 +61,22 @@ def _of_file(path: Path) -> dict[str, Any]:
     values = {name: value for name, value in found[0].items() if name in TABLE}
     for name, value in values.items():
         default = TABLE[name].default
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            values[name] = float(value)
-        elif not isinstance(value, list if isinstance(default, tuple) else type(default)):
-            raise FlowclasError(f"parameter file {path}: {name} is {value!r}, where {default!r} is of the right kind")
+        try:
+            values[name] = _like(default, value)
+        except (TypeError, ValueError, OverflowError) as error:
+            kind = list(default) if isinstance(default, tuple) else default
+            raise FlowclasError(
+                f"parameter file {path}: {name} is {value!r}, where {kind!r} is of the right kind"
+            ) from error
     return values
+
+
+def _like(default: Any, value: Any) -> Any:
+    """`value` of the file as the default's kind. Raises TypeError, ValueError or OverflowError for one of another."""
+    if isinstance(default, tuple) and isinstance(value, list):
+        return [_like(default[0], one) for one in value]
+    if isinstance(default, float) and not isinstance(value, bool):
+        return float(value)  # YAML 1.1 reads 1e-3, without a point, as text; rclpy reads the number
+    if type(value) is not type(default):
+        raise TypeError
+    return value
