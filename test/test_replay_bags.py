@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import resource
 from pathlib import Path
@@ -164,6 +165,29 @@ def test_ground_truth_gives_figures_and_a_verdict(tmp_path, checkpoint, kind, ca
     assert "FAILED auroc>=1.5" in out and "finished before" in out
 
 
+@pytest.mark.parametrize("kind", ["masks", "self_mask"])
+def test_a_finished_replay_is_not_kept_for_masks_of_another_content(tmp_path, checkpoint, bag, capsys, kind):
+    mask = tmp_path / "masks" / "000003.png"
+    mask.parent.mkdir()
+    cv2.imwrite(str(mask), truth(3))
+    options = ["--masks", str(mask.parent)]
+    if kind == "self_mask":
+        options = ["--params", str(tmp_path / "params.yaml")]
+        (tmp_path / "params.yaml").write_text(f"detector:\n  ros__parameters:\n    self_mask: {mask}\n")
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 0
+    mask.touch()  # a copy, say
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 0
+    assert "finished before" in capsys.readouterr().out
+    before = mask.stat()
+    cv2.imwrite(str(mask), np.roll(truth(3), 8))
+    os.utime(mask, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 2
+    assert f"the settings ({kind}_sha256) changed since: give --overwrite" in capsys.readouterr().err
+    mask.unlink()
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 2
+    assert str(mask if kind == "self_mask" else mask.parent) in capsys.readouterr().err
+
+
 def test_masks_that_match_no_frame_are_an_error_and_some_are_a_note(tmp_path, checkpoint, bag, capsys):
     (tmp_path / "masks").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "000099.png"), truth(3))
@@ -202,7 +226,7 @@ def test_many_bags_go_on_past_a_bad_one_and_are_not_done_twice(tmp_path, checkpo
     assert [Path(name).name for name in summary["bags"]] == ["a", "b"]
     # another threshold is another result: the old one is neither passed off as it nor lost
     assert replay(folder, checkpoint, tmp_path / "out", "--threshold", "3") == 2
-    assert "the settings changed" in capsys.readouterr().err
+    assert "the settings (false_alarm_rate_asked, threshold_used) changed" in capsys.readouterr().err
     assert replay(folder, checkpoint, tmp_path / "out", "--threshold", "3", "--overwrite") == 0
     assert metrics(tmp_path / "out" / "a")["settings"]["threshold_used"] == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import platform
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import flowclas_ros
 from flowclas_ros.detection.detector import Detector
-from flowclas_ros.detection.images import write_bytes, write_json
+from flowclas_ros.detection.images import list_images, write_bytes, write_json
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.replay.annotated import prefix
 from flowclas_ros.replay.camera_pass import CameraPass
@@ -106,11 +107,40 @@ def _asked(recording: Recording, camera: Camera, detector: Detector, job: Job) -
             "threshold_guaranteed": detector.guaranteed,
             "masks": None if job.masks is None else str(job.masks),
             "mask_topic": camera.mask,
+            **_masks_digests(camera, job),
             "outputs": list(job.outputs),
             "keep": list(job.keep),
             "video": job.video,
         },
     }
+
+
+def _masks_digests(camera: Camera, job: Job) -> dict[str, str]:
+    """A digest of what the masks hold, by name; of those that were given alone, so that earlier results without any
+    still stand. Raises FlowclasError for one that cannot be read.
+
+    By content and not by times: a folder that was copied is the same ground truth, a pixel that was mended is not, and
+    masks are small beside the frames that a finished result saves.
+    """
+    digests = {}
+    try:
+        if job.masks is not None:
+            digests["masks_sha256"] = _digest(list_images(job.masks), job.masks)
+        if job.settings.self_mask:
+            path = Path(job.settings.self_mask.replace("{camera}", camera.name))  # as SelfMask reads it
+            digests["self_mask_sha256"] = _digest([path], path.parent)
+    except OSError as error:
+        raise FlowclasError(f"mask {error.filename} cannot be read: {error.strerror}") from error
+    return digests
+
+
+def _digest(files: list[Path], root: Path) -> str:
+    """Of names and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        content = hashlib.sha256(file.read_bytes()).digest()
+        digest.update(file.relative_to(root).as_posix().encode() + content)
+    return digest.hexdigest()
 
 
 def _finished(folder: Path, asked: dict[str, Any], job: Job) -> Result:
@@ -125,8 +155,10 @@ def _finished(folder: Path, asked: dict[str, Any], job: Job) -> Result:
                 for name in ("sha256_of_ends", "topic", "depth_topic", "camera_info_topic")
             ),
             "the checkpoint": result["model"]["sha256"] == asked["model"]["sha256"],
-            "the settings": result["settings"] == asked["settings"],
         }
+        before, now = result["settings"], asked["settings"]
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        same[f"the settings ({', '.join(changed)})"] = not changed
         result["requirements"] = [requirement.check(result["figures"]) for requirement in job.required]
     except (ValueError, KeyError, TypeError) as error:
         raise FlowclasError(f"{folder / METRICS} is not one that this version wrote ({error}): {way_out}") from error
