@@ -62,7 +62,7 @@ setup(
     ],
     extras_require={
         "training": [
-            "lightning>=2.5",
+            "lightning>=2.6",  # Trainer.fit(weights_only=...)
             "jsonargparse[signatures]>=4.40",
             "torchmetrics>=1.6",
             "pycocotools>=2.0.8",
