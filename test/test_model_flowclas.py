@@ -93,6 +93,19 @@ def test_several_layers_are_concatenated():
     assert three(torch.rand(1, 3, 32, 48)).shape == (1, three.channels, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "ascending"),
+    [("mobilenetv2_100", (-1, 1), (1, 4)), ("resnet10t", (3, -4), (1, 3)), ("vit_tiny_patch16_224", (-1, 3), (3, 11))],
+)
+def test_layers_written_out_of_order_are_the_same_layers_in_order(name, written, ascending):
+    backbone = FrozenBackbone(BackboneConfig(name, "random", layers=written, stride=16))
+    same = FrozenBackbone(BackboneConfig(name, "random", layers=ascending, stride=16))
+    same.load_state_dict(backbone.state_dict())
+    image = torch.rand(1, 3, 64, 64)
+    assert backbone.sections == same.sections
+    assert torch.equal(backbone(image), same(image))
+
+
 def test_conv_stages_come_to_one_stride():
     backbone = FrozenBackbone(CONV)
     assert (backbone.channels, backbone.stride) == (32 + 96 + 320, 16)
@@ -206,6 +219,14 @@ def test_two_scales_take_any_size(size):
         (
             lambda: FrozenBackbone(BackboneConfig("vit_tiny_patch16_224", "random", layers=(12,))),
             "12 blocks.*no layer 12",
+        ),
+        (
+            lambda: FrozenBackbone(BackboneConfig("vit_tiny_patch16_224", "random", layers=(11, -1))),
+            r"backbone.layers \[11, -1\] names layer 11 of 12 twice",
+        ),
+        (
+            lambda: FrozenBackbone(BackboneConfig("mobilenetv2_100", "random", layers=(4, 2, -1))),
+            r"backbone.layers \[4, 2, -1\] names layer 4 of 5 twice",
         ),
         (lambda: FlowCLASConfig(short_side=3), "short_side is 3"),
         (lambda: FlowCLASConfig(margin_weight=1.0, projection_dim=0), "0 without a projection head"),

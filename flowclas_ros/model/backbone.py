@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ class BackboneConfig:
         name: timm model name, such as ``vit_large_patch14_dinov2`` or ``mobilenetv2_100``.
         weights: ``hub`` (timm's own pretrained weights), ``random``, or the path of a local ``.safetensors`` file.
         layers: vision transformer: block numbers, negative from the end; convolutional net: stage numbers
-            (timm's ``out_indices``). Empty: the last one. Several are concatenated channel-wise.
+            (timm's ``out_indices``). Empty: the last one. Several are concatenated channel-wise, from the first of the
+            backbone's layers to the last, however they are written here; none may stand twice.
         stride: convolutional nets only: the stride in pixels that every stage is brought to; None: the coarsest one.
         scales: sizes at which the image is seen, relative to its own. The maps of the second and further ones are
             brought to the grid of the first and concatenated channel-wise: dearer by the square of each, and sharper.
@@ -72,7 +75,7 @@ class FrozenBackbone(nn.Module):
         sections: the layers that the channels came from, in the channels' order; those of further scales behind.
 
     Raises:
-        FlowclasError: timm has no such model, its weights are not to be had, or a layer does not exist.
+        FlowclasError: timm has no such model, its weights are not to be had, or a layer does not exist or stands twice.
     """
 
     mean: Tensor
@@ -109,21 +112,23 @@ class FrozenBackbone(nn.Module):
         for layer in layers:
             if not -depth <= layer < depth:
                 raise FlowclasError(f"backbone '{self.config.name}' has {depth} blocks; there is no layer {layer}")
-        self.layers = [layer % depth for layer in layers]
+        self.layers = _ascending(layers, depth)
         self.stride = self.pad_multiple = int(self.model.patch_embed.patch_size[0])
         factors = [max(1, round(1 / scale)) for scale in self.config.scales]
         self.sections = [Section(self.model.embed_dim, factor) for factor in factors for _ in self.layers]
 
     def _set_up_convolutional(self) -> None:
         _drop_unused_blocks(self.model)
-        reductions = self.model.feature_info.reduction()
+        info = self.model.feature_info
+        layers = _ascending(info.out_indices, len(info))
+        reductions = info.reduction(layers)
         self.model.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
         self.stride = self.config.stride or max(reductions)
         self.pad_multiple = math.lcm(self.stride, *reductions)
         self.sections = [
             Section(channels, max(1, round(reduction / self.stride / scale)))
             for scale in self.config.scales
-            for channels, reduction in zip(self.model.feature_info.channels(), reductions, strict=True)
+            for channels, reduction in zip(info.channels(layers), reductions, strict=True)
         ]
 
     def train(self, mode: bool = True) -> FrozenBackbone:
@@ -216,6 +221,14 @@ def _resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:
     if features.shape[-2] > size[0]:
         return F.adaptive_avg_pool2d(features, size)
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def _ascending(layers: Sequence[int], depth: int) -> list[int]:
+    """The layers counted from the first, in the order in which timm gives their maps, whatever the order asked for."""
+    numbers = sorted(layer % depth for layer in layers)
+    if twice := [one for one, following in pairwise(numbers) if one == following]:
+        raise FlowclasError(f"backbone.layers {list(layers)} names layer {twice[0]} of {depth} twice; name each once")
+    return numbers
 
 
 def _drop_unused_blocks(model: Any) -> None:

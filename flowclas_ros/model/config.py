@@ -25,7 +25,8 @@ class FlowCLASConfig:
         neighbourhood: cells, odd; above 1 the margin also sees the features' means over so many cells a side.
         memory_weight: weight in the score of the distance to a memory of normal cells (``NormalMemory``); 0 for none;
             needs margin_weight.
-        memory_layers: which of the backbone's layers it compares, by their place in ``FrozenBackbone.sections``.
+        memory_layers: which of the backbone's layers it compares, by their place in ``FrozenBackbone.sections``: 0 is
+            the backbone's first that is read.
         guided_radius: pixels at the short side; above 0 the score at image resolution goes through guided filters of
             that radius and a wider one (``along_edges``), so that it follows the edges of the image; 0 is the published
             score.
