@@ -13,7 +13,15 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig, load_checkpoint, save_checkpoint
+from flowclas_ros.model import (
+    BackboneConfig,
+    FlowCLAS,
+    FlowCLASConfig,
+    FlowConfig,
+    FrozenBackbone,
+    load_checkpoint,
+    save_checkpoint,
+)
 from flowclas_ros.training import fit as fitting
 from flowclas_ros.training.config import DataConfig, LabelConfig
 from flowclas_ros.training.config_file import load_config
@@ -151,6 +159,26 @@ def test_only_low_rank_updates_are_trained_and_merging_keeps_the_features(name, 
 
     save_checkpoint(tmp_path / "a.safetensors", model.eval(), embed_backbone=True)
     assert torch.equal(load_checkpoint(tmp_path / "a.safetensors").model(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("vit_tiny_patch16_224", (2, 5)),
+        ("test_vit3", (0,)),  # pools by attention, which is no part of a feature map
+        ("eva02_tiny_patch14_224", (1,)),  # reads the weight of a linear layer that it does not call
+        ("mobilenetv2_050", (1, 3)),
+    ],
+)
+def test_every_low_rank_update_has_a_part_in_the_features(name, layers):
+    pytest.importorskip("peft", reason="needs peft: pip install .[label]")
+    from flowclas_ros.training.adaptation import LowRankUpdates
+
+    backbone = FrozenBackbone(BackboneConfig(name, "random", layers=layers))
+    LowRankUpdates(backbone, rank=2)
+    backbone(torch.rand(1, 3, 64, 64)).square().sum().backward()
+    trained = {key: p for key, p in backbone.named_parameters() if p.requires_grad}
+    assert trained and not [key for key, p in trained.items() if p.grad is None]
 
 
 # -- the whole fit --------------------------------------------------------------------------------------------------

@@ -94,6 +94,22 @@ def test_several_layers_are_concatenated():
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "eva02_tiny_patch14_224", "deit3_small_patch16_224"],
+)
+def test_blocks_of_a_transformer_behind_the_last_that_is_read_are_not_run_and_change_nothing(name):
+    whole = FrozenBackbone(BackboneConfig(name, "random", layers=(1, 3, -1)))
+    part = FrozenBackbone(BackboneConfig(name, "random", layers=(1, 3)))
+    part.load_state_dict(whole.state_dict())
+    ran = []
+    for number, block in enumerate(part.model.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    image = torch.rand(1, 3, 64, 96)
+    assert torch.equal(part(image), whole(image)[:, : part.channels])
+    assert ran == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
     ("name", "written", "ascending"),
     [("mobilenetv2_100", (-1, 1), (1, 4)), ("resnet10t", (3, -4), (1, 3)), ("vit_tiny_patch16_224", (-1, 3), (3, 11))],
 )

@@ -195,9 +195,10 @@ class FrozenBackbone(nn.Module):
         return self._transformer_maps(x, model) if self.is_transformer else self._convolutional_maps(x, model)
 
     def _transformer_maps(self, x: Tensor, model: Any) -> list[Tensor]:
-        # forward_intermediates drops prefix tokens (class, registers), applies the final norm and lays tokens out.
+        # forward_intermediates drops prefix tokens (class, registers), applies the final norm to each layer's and lays
+        # tokens out; it stops behind the last layer that is read.
         maps = model.forward_intermediates(
-            x, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
+            x, indices=self.layers, norm=True, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
         return list(maps)
 
