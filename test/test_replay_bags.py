@@ -135,6 +135,19 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_result(tmp_path, checkpoint,
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
+def test_a_candidate_that_is_never_confirmed_counts_as_no_hazard(tmp_path, checkpoint):
+    square = picture(0, anomaly=True)[32:64, 48:80]
+    pictures = [picture(index, anomaly=index >= 4) for index in range(6)]
+    pictures[0][:32, :32] = pictures[2][64:, 96:] = square  # each in one frame alone: candidates
+    bag = record(tmp_path / "drive", {TOPIC: [raw(one, "rgb8", at) for one, at in zip(pictures, STAMPS, strict=True)]})
+    params = tmp_path / "params.yaml"
+    params.write_text("detector:\n  ros__parameters:\n    confirm_frames: 2\n    forget_frames: 1\n")
+    assert replay(bag, checkpoint, tmp_path / "out", "--params", str(params)) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    (listed,) = {number for row in rows for number in row["hazard_ids"].split()}
+    assert int(listed) > 2 and metrics(tmp_path / "out")["figures"]["hazards"] == 1
+
+
 @pytest.mark.parametrize("kind", ["index", "stamp", "topic"])
 def test_ground_truth_gives_figures_and_a_verdict(tmp_path, checkpoint, kind, capsys):
     topics, options = {TOPIC: frames()}, ["--mask-topic", "/truth"]

@@ -17,7 +17,7 @@ _CARDS = {
     "frames": "frames searched",
     "broken_frames": "frames broken",
     "hazard_frames": "frames with hazards",
-    "hazards": "hazards numbered",
+    "hazards": "hazards listed",
     "latency_p50_ms": "ms per frame, median",
     "latency_p99_ms": "ms per frame, p99",
     "auprc": "AUPRC",

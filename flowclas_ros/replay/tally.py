@@ -60,7 +60,8 @@ class Tally:
         self.broken: list[dict[str, Any]] = []
         self.broken_count = 0
         self.shown: list[Shown] = []
-        self._largest_id = self._hazard_frames = 0
+        self._hazard_frames = self._hazards = 0
+        self._listed: set[int] = set()  # ids in the frame before
 
     def frame(self, recorded: Recorded, finding: Finding, level: str, latency: float, nearest: float) -> None:
         """A frame that was searched. latency: seconds from the message to its finding. nearest: metres, NaN unknown."""
@@ -79,7 +80,9 @@ class Tally:
             self._drifted_frames += judged.drift.drifted
         self.latencies.append(latency)
         self._hazard_frames += bool(ids)
-        self._largest_id = max([self._largest_id, *ids])
+        # a hazard is listed without a gap and its id never comes back; those never confirmed use up ids as well
+        self._hazards += len(set(ids) - self._listed)
+        self._listed = set(ids)
 
     def failed(self, recorded: Recorded, reason: str) -> None:
         """A frame that was not."""
@@ -97,7 +100,7 @@ class Tally:
             "frames": len(self.stamps),
             "broken_frames": self.broken_count,
             "hazard_frames": self._hazard_frames,
-            "hazards": self._largest_id,
+            "hazards": self._hazards,
             "peak_max": max(self.peaks),
             "anomalous_share_mean": statistics.fmean(self.shares),
             "drift_max": max(self.drifts) if self.drifts else None,
