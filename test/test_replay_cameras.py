@@ -93,6 +93,23 @@ def test_each_camera_has_its_results_and_all_share_the_annotated_bag(tmp_path, c
     assert "finished before" in capsys.readouterr().out
 
 
+def test_a_finished_replay_of_other_cameras_is_kept_unless_it_is_to_be_overwritten(tmp_path, checkpoint, capsys):
+    normal = [raw(picture(index), "rgb8", stamp) for index, stamp in enumerate(STAMPS)]
+    bag = record(tmp_path / "drive", {"/front/image": frames()[:2], "/left/image": normal[:2]})
+    one, both = ["--topic", "/front/image"], ["--topic", "/front/image,/left/image"]
+    out = tmp_path / "out"
+    assert replay(bag, checkpoint, out, *one) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert replay(bag, checkpoint, out, *both) == 2
+    assert f"{out} holds a finished replay, of another choice of cameras: give --overw" in capsys.readouterr().err
+    after = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "summary.json"}
+    assert after == before
+    assert replay(bag, checkpoint, out, *both, "--overwrite") == 0
+    assert {path.name for path in out.iterdir()} == {"annotated.mcap", "front", "left", "summary.json"}
+    assert replay(bag, checkpoint, out, *one) == 2
+    assert f"{out / 'front'} holds a finished replay, of another choice" in capsys.readouterr().err
+
+
 def test_depth_gives_hazards_their_place_as_in_the_node(tmp_path, checkpoint):
     topics = {"/cam/image": frames(), "/cam/depth": depths(), "/cam/camera_info": [info(stamp) for stamp in STAMPS]}
     bag = record(tmp_path / "drive", topics)

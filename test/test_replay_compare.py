@@ -70,6 +70,18 @@ def test_without_the_annotated_bag_the_figures_are_compared_and_a_note_says_so(r
     assert len(list(csv.DictReader((tmp_path / "out" / "frames.csv").open()))) == 6
 
 
+def test_another_annotated_bag_in_the_place_of_a_runs_own_is_an_error(runs, tmp_path, capsys):
+    annotated = runs / "b" / "annotated.mcap"
+    (other,) = record(tmp_path / "other", {"/detector/front/mask": [raw(truth(3), "mono8", STAMPS[3])]}).glob("*.mcap")
+    own = annotated.rename(tmp_path / "own.mcap")
+    try:
+        other.rename(annotated)
+        assert compare(runs / "a", runs / "b") == 2
+    finally:
+        own.rename(annotated)
+    assert f"{annotated} has no /detector/hazards and no /detector/mask" in capsys.readouterr().err
+
+
 def test_runs_of_different_bags_are_an_error(runs, tmp_path, checkpoint, capsys):
     other = record(tmp_path / "other", {TOPIC: [raw(picture(9), "rgb8", STAMPS[0])]})
     assert replay(other, checkpoint, tmp_path / "c") == 0

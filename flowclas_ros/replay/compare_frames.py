@@ -199,6 +199,12 @@ class _Found:
     def __iter__(self) -> Iterator[_Frame]:
         wanted = {self._run.topic(name): name for name in ("mask", "hazards")}
         connections = [connection for connection in self._reader.connections if connection.topic in wanted]
+        missing = wanted.keys() - {connection.topic for connection in connections}
+        if missing:
+            raise FlowclasError(
+                f"annotated bag {self._run.annotated} has no {' and no '.join(sorted(missing))}: it is another "
+                f"replay's, so replay {self._run.folder} again with --overwrite"
+            )
         waiting: dict[str, Any] = {}
         for connection, bag_ns, raw in messages(self._reader, self._run.annotated, connections):
             waiting[wanted[connection.topic]] = self._reader.deserialize(raw, connection.msgtype)

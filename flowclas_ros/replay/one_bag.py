@@ -20,7 +20,7 @@ from flowclas_ros.replay.camera_pass import CameraPass
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.recording import Recording, open_recording
 from flowclas_ros.replay.report import page
-from flowclas_ros.replay.run_bag import ANNOTATED, METRICS, REPORT, Job, run_pass, staged
+from flowclas_ros.replay.run_bag import ANNOTATED, METRICS, REPORT, Job, finished, run_pass, staged
 
 FORMAT = 2  # of metrics.json
 Result = dict[str, Any]  # what metrics.json holds of one camera, with "folder", and "kept" where it is an earlier one's
@@ -31,11 +31,14 @@ def replay_bag(bag: Path, folder: Path, detector: Detector, job: Job) -> list[Re
     with open_recording(bag, job.cameras, job.keep) as recording:
         asked = {camera: _asked(recording, camera, detector, job) for camera in recording.cameras}
         places = {camera: folder / camera.name for camera in asked}
-        there = [place for place in places.values() if (place / METRICS).is_file()]
-        if there and not job.overwrite and len(there) == len(places):
-            return [_finished(place, asked[camera], job) for camera, place in places.items()]
+        there = finished(folder)
         if there and not job.overwrite:
-            raise FlowclasError(f"{there[0]} holds another replay: give --overwrite, or another --output")
+            if there.issuperset(places.values()):
+                return [_finished(place, asked[camera], job) for camera, place in places.items()]
+            other = min(there.difference(places.values()) or there)
+            raise FlowclasError(
+                f"{other} holds a finished replay, of another choice of cameras: give --overwrite, or another --output"
+            )
         with staged(folder, [camera.name for camera in asked]) as stage:
             passes = run_pass(detector, job, recording, stage)
             results = [_result(one, asked[one.camera], job, stage) for one in passes]

@@ -104,21 +104,33 @@ def _check(one: CameraPass, bag: Path) -> None:
         one.notes[f"{without} frame(s) have no usable mask"] = 1
 
 
+def finished(folder: Path) -> set[Path]:
+    """Where whole results lie that the annotated bag in `folder` belongs to: there itself, or in a folder a camera."""
+    below = {path.parent for path in folder.glob(f"*/{METRICS}") if not path.parent.name.startswith(".")}
+    others = {place for place in below if (place / ANNOTATED).exists()}  # of bags of their own: a run of many
+    return (below - others) | ({folder} if (folder / METRICS).is_file() else set())
+
+
 @contextlib.contextmanager
 def staged(target: Path, cameras: list[str]) -> Iterator[Path]:
     """A folder to write to; its files, with a sub-folder for each camera that has a name, are in `target` once the
     block ends well.
 
     metrics.json says that a camera's results are whole: it goes first when earlier ones are replaced, and comes last.
+    Those of other cameras go altogether, since their annotated bag does.
     """
     stage = target / f".unfinished.{os.getpid()}"
     try:
         _sweep(target)
         stage.mkdir(parents=True)
         yield stage
-        for camera in cameras:
-            (target / camera / METRICS).unlink(missing_ok=True)
+        earlier = finished(target)
+        for place in earlier:
+            (place / METRICS).unlink(missing_ok=True)
         os.replace(stage / ANNOTATED, target / ANNOTATED)
+        for place in earlier.difference(target / camera for camera in cameras):
+            for name in _PER_CAMERA:
+                (place / name).unlink(missing_ok=True)
         for camera in cameras:
             (target / camera).mkdir(exist_ok=True)
             for name in _PER_CAMERA:
