@@ -244,6 +244,27 @@ def test_many_bags_go_on_past_a_bad_one_and_are_not_done_twice(tmp_path, checkpo
     assert metrics(tmp_path / "out" / "a")["settings"]["threshold_used"] == 3
 
 
+@pytest.mark.parametrize("topics", [TOPIC, f"{TOPIC},/left/image"])
+def test_results_among_the_bags_are_taken_for_none(tmp_path, checkpoint, capsys, topics):
+    day = tmp_path / "day"
+    bag = record(day / "a", {TOPIC: frames()[:1], "/left/image": frames()[:1]})
+    killed = day / "results" / "a" / ".unfinished.1" / "annotated.mcap"
+    killed.parent.mkdir(parents=True)
+    killed.write_bytes(b"half")
+    for _ in range(2):
+        assert replay(day, checkpoint, day / "results", "--topic", topics) == 0
+        assert list(json.loads((day / "results" / "summary.json").read_text())["bags"]) == [str(bag)]
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_results_inside_a_bags_own_folder_do_not_change_the_bag(tmp_path, checkpoint, bag, capsys):
+    for output in (bag, bag / "results"):
+        assert replay(bag, checkpoint, output) == 0
+    for output in (bag, bag / "results"):
+        assert replay(bag, checkpoint, output) == 0
+    assert capsys.readouterr().out.count("finished before") == 2
+
+
 def test_the_nodes_parameter_file_rules_the_replay_where_the_command_line_is_silent(tmp_path, checkpoint, bag):
     params = tmp_path / "params.yaml"
     lines = ("confirm_frames: 2", "smoothing: 1", "min_area: 5", "precision: bf16", "device: cpu")

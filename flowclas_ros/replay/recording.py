@@ -17,7 +17,7 @@ import numpy.typing as npt
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import decode, to_rgb
 from flowclas_ros.replay.cameras import Camera
-from flowclas_ros.replay.frames import BAG_SUFFIXES, image_connections, messages, open_bag
+from flowclas_ros.replay.frames import image_connections, messages, open_bag
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -147,7 +147,7 @@ class Recording:
 
     def identity(self, camera: Camera) -> dict[str, Any]:
         """What tells this bag from another: files, bytes, times, counts, and a hash of its files' starts and ends."""
-        files = [f for f in sorted(self.path.rglob("*")) if f.is_file()] if self.path.is_dir() else [self.path]
+        files = _files(self.path)
         digest = hashlib.sha256()
         for file in files:
             with open(file, "rb") as opened:
@@ -182,20 +182,16 @@ def header_ns(message: Any) -> int:
     return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
 
 
-def find_bags(paths: list[Path]) -> list[Path]:
-    """The bags that `paths` name: each a bag, or a folder that is searched for some. Raises FlowclasError for none."""
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir() or (path / "metadata.yaml").is_file():
-            found.append(path)
-            continue
-        folders = {meta.parent for meta in path.rglob("metadata.yaml")}
-        files = [file for file in path.rglob("*") if file.suffix.lower() in BAG_SUFFIXES and file.is_file()]
-        loose = [file for file in files if not folders & set(file.parents)]
-        if not folders and not loose:
-            raise FlowclasError(f"folder {path} holds no bag: give rosbag2 folders, .mcap, .db3 or .bag files")
-        found += sorted([*folders, *loose])
-    return list(dict.fromkeys(found))
+def _files(bag: Path) -> list[Path]:
+    """Those that the bag consists of: of a rosbag2 folder, whatever else lies in it (results, say), its metadata.yaml
+    and the files that it names, which rosbags looks for in the folder itself.
+    """
+    if not bag.is_dir():
+        return [bag]
+    import yaml
+
+    metadata = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    return sorted([bag / "metadata.yaml", *(bag / Path(name).name for name in metadata["relative_file_paths"])])
 
 
 def _camera_infos(topic: str) -> list[str]:

@@ -15,10 +15,10 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.progress import progress_bar
 from flowclas_ros.replay.annotated import DEFAULT_OUTPUTS, OUTPUTS
 from flowclas_ros.replay.cameras import cameras_of
+from flowclas_ros.replay.frames import BAG_SUFFIXES
 from flowclas_ros.replay.one_bag import Result, provenance
-from flowclas_ros.replay.recording import find_bags
 from flowclas_ros.replay.requirements import line, parse
-from flowclas_ros.replay.run_bag import Job
+from flowclas_ros.replay.run_bag import ANNOTATED, Job, finished
 from flowclas_ros.replay.settings import add_setting_arguments, read_settings
 from flowclas_ros.replay.workers import Outcome, in_parallel, in_turn
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay as asked; the exit status. Raises FlowclasError when nothing can be replayed at all."""
-    bags = find_bags(arguments.bags)
+    bags = _find_bags(arguments.bags)
     several = len(bags) > 1 or arguments.bags != bags
     job = _job(arguments, quiet=several and arguments.workers > 1)
     if job.masks is not None and (several or len(job.cameras) > 1):
@@ -77,6 +77,31 @@ def run(arguments: argparse.Namespace) -> int:
     if any(isinstance(outcome, FlowclasError) for outcome in outcomes.values()):
         return 2
     return 0 if all(one["met"] for result in _results(outcomes) for one in result["requirements"]) else 1
+
+
+def _find_bags(paths: list[Path]) -> list[Path]:
+    """The bags that `paths` name: each a bag, or a folder that is searched for some; a replay's results are none.
+    Raises FlowclasError for a folder without.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir() or (path / "metadata.yaml").is_file():
+            found.append(path)
+            continue
+        # hidden is what a killed run left behind, or a simulation has not done with
+        files = [f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+        folders = {file.parent for file in files if file.name == "metadata.yaml"}
+        bags = [file for file in files if file.suffix.lower() in BAG_SUFFIXES and file.is_file()]
+        loose = [bag for bag in bags if not folders & set(bag.parents) and not _is_result(bag)]
+        if not folders and not loose:
+            raise FlowclasError(f"folder {path} holds no bag: give rosbag2 folders, .mcap, .db3 or .bag files")
+        found += sorted([*folders, *loose])
+    return list(dict.fromkeys(found))
+
+
+def _is_result(file: Path) -> bool:
+    """Whether it is a finished replay's annotated bag."""
+    return file.name == ANNOTATED and bool(finished(file.parent))
 
 
 def _job(arguments: argparse.Namespace, quiet: bool) -> Job:
