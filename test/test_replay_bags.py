@@ -212,6 +212,24 @@ def test_masks_that_match_no_frame_are_an_error_and_some_are_a_note(tmp_path, ch
     assert "1 mask(s) belong to no frame" in notes and "5 frame(s) have no usable mask" in notes
 
 
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_long_bag_full_of_faults_has_few_notes(tmp_path, checkpoint, numbered):
+    count, most = 55, 50
+    stamps = [SECOND + index * SECOND // 10 for index in range(count)]
+    bag = record(tmp_path / "drive", {TOPIC: [raw(picture(0), "rgb8", stamp) for stamp in stamps]})
+    (tmp_path / "masks").mkdir()
+    for index in range(count):
+        name = "mask" if numbered else "".join(chr(ord("a") + int(digit)) for digit in f"{index:02d}")
+        cv2.imwrite(str(tmp_path / "masks" / f"{name}_{index:06d}.png"), truth(0) + 7 * (index > 0))
+    assert replay(bag, checkpoint, tmp_path / "out", "--masks", str(tmp_path / "masks")) == 0
+    *notes, last = metrics(tmp_path / "out")["notes"]
+    assert last == f"{count - 1} frame(s) have no usable mask" and "_000001.png holds value 7" in notes[0]
+    if numbered:
+        assert len(notes) == 1 and notes[0].endswith(f"(first of {count - 1})")
+    else:
+        assert len(notes) == most + 1 and notes[-1] == f"a note of another kind than these {most} (first of 4)"
+
+
 def test_unknown_requirements_list_the_known_and_are_told_before_any_work(tmp_path, checkpoint, bag, capsys):
     assert replay(bag, checkpoint, tmp_path / "out", "--require", "speed>=1") == 2
     assert "unknown metric 'speed'" in (error := capsys.readouterr().err) and "latency_p99_ms" in error

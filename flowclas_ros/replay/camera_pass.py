@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from flowclas_ros.replay.tally import Tally
 from flowclas_ros.replay.truth import Judgement, Masks
 from flowclas_ros.replay.video import OverlayVideo
 
+_KINDS = 50  # of notes that are told; a bag may be broken in as many ways as it is long
 _WAITING = 8  # frames whose pictures may wait to be written: more would be memory, fewer make the detector wait
 
 
@@ -83,7 +85,7 @@ class CameraPass:
         self._now = 0.0  # seconds, time of recording
         self._status: Status | None = None
         self.judgement = None if masks is None else Judgement(detector)
-        self.notes: dict[str, int] = {}  # what happened, and how often
+        self.notes: dict[str, tuple[str, int]] = {}  # by kind: its first wording, and how often it was noted
         self._sync: DepthSync | None = None
         if settings.depth and camera.depth is None:
             self._note("the parameter depth is true, but there is no --depth-topic: hazards have no position")
@@ -206,4 +208,9 @@ class CameraPass:
         self._sinks.bag.state(self.camera, recorded, header, fields)
 
     def _note(self, text: str) -> None:
-        self.notes[text] = self.notes.get(text, 0) + 1
+        """For people. Texts that differ in numbers alone, as a distance or a stamp, are one kind: notes stay few."""
+        kind = re.sub(r"\d+", "", text)
+        if kind not in self.notes and len(self.notes) >= _KINDS:
+            kind, text = "", f"a note of another kind than these {_KINDS}"
+        first, times = self.notes.get(kind, (text, 0))
+        self.notes[kind] = (first, times + 1)

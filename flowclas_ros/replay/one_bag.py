@@ -73,7 +73,7 @@ def _result(one: CameraPass, asked: dict[str, Any], job: Job, stage: Path) -> Re
         **truth,
         "requirements": [requirement.check(figures) for requirement in job.required],
         "broken": one.tally.broken,
-        "notes": [text + (f" ({times} times)" if times > 1 else "") for text, times in one.notes.items()],
+        "notes": [text + (f" (first of {times})" if times > 1 else "") for text, times in one.notes.values()],
         **provenance(),
     }
     curves = None if one.judgement is None or figures["auprc"] is None else one.judgement.pixels.curves()

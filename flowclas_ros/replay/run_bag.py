@@ -91,7 +91,7 @@ def _check(one: CameraPass, bag: Path) -> None:
     if one.masks is None or one.judgement is None:
         return
     if one.judgement.frames == 0:
-        why = next((note for note in one.notes if note.startswith("mask left out")), "")
+        why = next((text for text, _ in one.notes.values() if text.startswith("mask left out")), "")
         raise FlowclasError(
             why
             or "no mask matches a frame: masks are named by the frame's index (from 0) or by its stamp in ns, "
@@ -99,9 +99,9 @@ def _check(one: CameraPass, bag: Path) -> None:
         )
     unused, without = one.masks.unused(), len(tally.stamps) - one.judgement.frames
     if unused:
-        one.notes[f"{unused} mask(s) belong to no frame that was searched"] = 1
+        one.notes["unused"] = (f"{unused} mask(s) belong to no frame that was searched", 1)
     if without:
-        one.notes[f"{without} frame(s) have no usable mask"] = 1
+        one.notes["without"] = (f"{without} frame(s) have no usable mask", 1)
 
 
 def finished(folder: Path) -> set[Path]:
