@@ -72,6 +72,29 @@ def test_padding_is_not_remembered():
     assert float(module.scale.max()) < 10
 
 
+def test_a_short_batch_is_made_up_for_by_the_others():
+    short = [*batches()[:3], (torch.randn(1, 6, 2, 2), None)]
+    module = NormalMemory(SECTIONS, (0, 2))
+    module.fit(short, 4, torch.Generator().manual_seed(0))
+    surroundings = [module.surroundings(features).flatten(0, 2) / module.scale for features, _ in short]
+    places = [torch.cdist(rows, module.cells.float()).amin(dim=0) < 1e-2 for rows in surroundings]
+    counts = [int(place.sum()) for place in places]
+    assert sum(counts) == 40 and counts[3] == 4 and min(counts[:3]) >= 11
+
+
+@pytest.mark.parametrize("value", [0.3, -40.0, 0.0])
+def test_a_channel_that_never_moves_tells_nothing_and_spoils_nothing(value):
+    constant = [(features.clone(), None) for features, _ in batches()]
+    for features, _ in constant:
+        features[:, 1] = value
+    module, without = NormalMemory(SECTIONS, (0,)), NormalMemory([Section(1)], (0,))
+    module.fit(constant, 4, torch.Generator().manual_seed(0))
+    without.fit([(features[:, :1], None) for features, _ in constant], 4, torch.Generator().manual_seed(0))
+    features = 3 * constant[0][0]
+    features[:, 1] = value
+    torch.testing.assert_close(module.distance(features), without.distance(features[:, :1]), rtol=0, atol=0.1)
+
+
 def test_too_few_cells_are_refused_and_layers_that_are_not_there():
     module = NormalMemory(SECTIONS, (0,))
     with pytest.raises(FlowclasError, match=r"takes 40, these images gave 9; give more.*memory_weight 0"):

@@ -15,6 +15,7 @@ from flowclas_ros.model.guided import box_mean
 
 CELLS = 8000  # remembered; a quarter of them cost a tenth more false alarms, and more of them time on every frame
 SIDE = 5  # cells a side of the surroundings
+FARTHEST = 64  # standard deviations from 0 that a channel's mean may lie: some ten times what is common
 CHUNK = 2048  # cells compared at once: their distances to all remembered ones lie in memory
 
 
@@ -65,31 +66,43 @@ class NormalMemory(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]], count: int, generator: torch.Generator) -> None:
-        """Remember cells of normal frames, as many of each batch.
+        """Remember cells of normal frames, as many of each batch, or more of the others where one has too few.
 
         Args:
-            batches: features (B, C, h, w), each with a mask (B, h, w) of the cells that count, or None for all.
+            batches: re-iterable; features (B, C, h, w), each with a mask (B, h, w) of the cells that count, or None for
+                all.
             count: of the batches.
             generator: on the CPU, of the draw.
 
         Raises:
             FlowclasError: fewer cells than are to be remembered.
         """
-        drawn = []
+        cells, sizes = self._draw(batches, math.ceil(CELLS / count), generator)
+        if sum(sizes) < CELLS:
+            raise FlowclasError(
+                f"the memory of normal cells takes {CELLS}, these images gave {sum(sizes)}; give more or larger "
+                "images, or set model.memory_weight 0"
+            )
+        if len(cells) < CELLS:  # the last batch is short, or much of one is padding
+            share = next(share for share in range(CELLS + 1) if sum(min(size, share) for size in sizes) >= CELLS)
+            cells, _ = self._draw(batches, share, generator)
+        cells = cells[torch.randperm(len(cells), generator=generator)[:CELLS].to(cells.device)]
+        # A channel that hardly moves, but far from 0, would leave the range of half precision and drown the others.
+        self.scale.copy_(torch.maximum(cells.std(dim=0), cells.mean(dim=0).abs() / FARTHEST).clamp_min(1e-6))
+        self.cells.copy_(cells / self.scale)
+
+    def _draw(
+        self, batches: Iterable[tuple[Tensor, Tensor | None]], share: int, generator: torch.Generator
+    ) -> tuple[Tensor, list[int]]:
+        """At most ``share`` cells of each batch, (N, D) unscaled, and how many cells each has."""
+        drawn, sizes = [], []
         for features, mask in batches:
             rows = self.surroundings(features)
             rows = rows.flatten(0, 2) if mask is None else rows[mask.bool()]
-            chosen = torch.randperm(len(rows), generator=generator)[: math.ceil(CELLS / count)]
+            chosen = torch.randperm(len(rows), generator=generator)[:share]
             drawn.append(rows[chosen.to(rows.device)].float())
-        cells = torch.cat(drawn)
-        if len(cells) < CELLS:
-            raise FlowclasError(
-                f"the memory of normal cells takes {CELLS}, these images gave {len(cells)}; give more or larger "
-                "images, or set model.memory_weight 0"
-            )
-        cells = cells[torch.randperm(len(cells), generator=generator)[:CELLS].to(cells.device)]
-        self.scale.copy_(cells.std(dim=0).clamp_min(1e-6))
-        self.cells.copy_(cells / self.scale)
+            sizes.append(len(rows))
+        return torch.cat(drawn), sizes
 
     @torch.no_grad()
     def fit_scale(self, distances: Tensor) -> None:
