@@ -238,6 +238,16 @@ def test_scenes_are_folders_sequences_and_blocks(scenes):
         sizes(sequence_regex="^(x)")
 
 
+@pytest.mark.parametrize("name", ["frame_{}.png", "run2_{:04}.png"])
+def test_blocks_are_of_consecutive_frames_with_zeros_before_their_numbers_or_without(tmp_path, name):
+    for number in range(1, 41):
+        (tmp_path / name.format(number)).touch()
+    blocks = {}
+    for frame in list_frames([str(tmp_path)], DataConfig(scene_block=10)):
+        blocks.setdefault(frame.scene, []).append(int(frame.path.stem.split("_")[1]))
+    assert [sorted(numbers) for numbers in blocks.values()] == [list(range(n, n + 10)) for n in (1, 11, 21, 31)]
+
+
 def test_whole_scenes_are_held_out(scenes):
     frames = list_frames([str(scenes / "in")], DataConfig(scene_block=2))
     rest, held = hold_out_scenes(frames, 0.25, seed=0)

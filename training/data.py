@@ -92,10 +92,18 @@ def list_frames(folders: Sequence[str], config: DataConfig, labels: Sequence[str
                 classes[path] = label_path(path, Path(folder), Path(label_folder), config.labels)
     frames = []
     for sequence, paths in sorted(sequences.items()):
-        for position, path in enumerate(sorted(paths)):
-            block = f"#{position // config.scene_block}" if config.scene_block else ""
+        position = {path: number for number, path in enumerate(sorted(paths, key=_in_time))}
+        # Listed as text is sorted: by that order a run's batches are drawn, begun by whatever version.
+        for path in sorted(paths):
+            block = f"#{position[path] // config.scene_block}" if config.scene_block else ""
             frames.append(Frame(path, sequence + block, classes.get(path)))
     return frames
+
+
+def _in_time(path: Path) -> tuple[list[str | int], str]:
+    """Sorts frame_2 before frame_10, with zeros in front or without."""
+    parts = re.split("([0-9]+)", path.name)
+    return [int(part) if part.isdecimal() else part for part in parts], path.name
 
 
 def _sequence(path: Path, pattern: str | None) -> str:
