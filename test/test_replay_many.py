@@ -131,10 +131,11 @@ def test_workers_interrupted_while_they_start_say_nothing(day, tmp_path, checkpo
     interrupt(running)
 
 
-def test_what_a_killed_run_left_behind_is_swept_away(day, tmp_path, checkpoint):
+@pytest.mark.parametrize("same_id", [False, True])  # as one killed in a container and begun again often has
+def test_what_a_killed_run_left_behind_is_swept_away(day, tmp_path, checkpoint, same_id):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left = tmp_path / "out" / f".unfinished.{ended.pid}"
+    left = tmp_path / "out" / f".unfinished.{os.getpid() if same_id else ended.pid}"
     left.mkdir(parents=True)
     (left / "annotated.mcap").write_bytes(b"half")
     assert replay(day / "a", checkpoint, tmp_path / "out") == 0

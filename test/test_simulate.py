@@ -1,6 +1,7 @@
 """`flowclas simulate`: bags that the replay reads and folders that a fit takes."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -137,6 +138,17 @@ def test_what_exists_is_kept_and_what_breaks_off_leaves_nothing(tmp_path, capsys
     assert simulate(tmp_path / "b.mcap") == 130
     assert simulate(tmp_path / "c", "--format", "folder") == 130
     assert [path.name for path in tmp_path.iterdir()] == ["a.mcap"]
+
+
+def test_what_a_killed_run_of_the_same_process_id_left_behind_is_swept_away(tmp_path):
+    (tmp_path / f".a.mcap.{os.getpid()}.bag" / "scene").mkdir(parents=True)
+    left = tmp_path / f".made.{os.getpid()}.tmp" / "images" / "scene_0000" / "000099.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    assert simulate(tmp_path / "a.mcap") == 0
+    assert simulate(tmp_path / "made", "--format", "folder") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mcap", "made"}
+    assert len(list((tmp_path / "made" / "images").rglob("*.png"))) == 3
 
 
 def test_a_size_that_is_none_is_refused(tmp_path, capsys):

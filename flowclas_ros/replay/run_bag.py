@@ -148,9 +148,20 @@ def staged(target: Path, cameras: list[str]) -> Iterator[Path]:
 def _sweep(target: Path) -> None:
     """Take away what a run that was killed left behind."""
     for left in target.glob(".unfinished.*"):
-        try:
-            os.kill(int(left.suffix[1:]), 0)
-        except (ProcessLookupError, ValueError):
+        if not _other_runs(left.suffix[1:]):
             shutil.rmtree(left, ignore_errors=True)
-        except PermissionError:  # somebody else's, and running
-            continue
+
+
+def _other_runs(process: str) -> bool:
+    """Whether another process than this has the id. One of our own was left behind: a process replays one bag at a
+    time, and in a container every run may have the same id.
+    """
+    try:
+        if int(process) == os.getpid():
+            return False
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # somebody else's, and running
+        return True
+    return True

@@ -131,6 +131,7 @@ def _mcap(path: Path) -> Iterator[Any]:
         around = temporary.with_suffix(".bag")
         folder = around / "scene"
         try:
+            shutil.rmtree(around, ignore_errors=True)  # of a run that was killed: in a container ids come again
             around.mkdir()
             writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
             writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
@@ -160,6 +161,7 @@ def _write_folder(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFr
     folder = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     each, cameras = frames_per_scene(arguments.fps), {}
     try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed, whose files would mix with these
         for index, frame in enumerate(frames):
             name = f"scene_{index // each:04d}/{index:06d}"
             write_png(folder / "images" / f"{name}.png", frame.image)
