@@ -262,6 +262,16 @@ def test_many_bags_go_on_past_a_bad_one_and_are_not_done_twice(tmp_path, checkpo
     assert metrics(tmp_path / "out" / "a")["settings"]["threshold_used"] == 3
 
 
+def test_folders_that_differ_after_a_dot_have_results_of_their_own(tmp_path, checkpoint):
+    for name in ("run_2024.05.01", "run_2024.05.02"):
+        record(tmp_path / "day" / name, {TOPIC: frames()[:1]})
+    (file,) = record(tmp_path / "more", {TOPIC: frames()[:1]}).glob("*.mcap")
+    file.rename(tmp_path / "day" / "run_2024.05.03.mcap")
+    assert replay(tmp_path / "day", checkpoint, tmp_path / "out") == 0
+    folders = {path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")}
+    assert folders == {"run_2024.05.01", "run_2024.05.02", "run_2024.05.03"}
+
+
 @pytest.mark.parametrize("topics", [TOPIC, f"{TOPIC},/left/image"])
 def test_results_among_the_bags_are_taken_for_none(tmp_path, checkpoint, capsys, topics):
     day = tmp_path / "day"

@@ -148,7 +148,7 @@ def _folders(bags: list[Path], output: Path, several: bool) -> list[Path]:
     """Where each bag's results go; equal names are told apart by their parents'."""
     if not several:
         return [output]
-    names = [bag.resolve().stem for bag in bags]
+    names = [bag.resolve().name if bag.is_dir() else bag.resolve().stem for bag in bags]  # run_2024.05.01 is a folder
     folders = []
     for bag, name in zip(bags, names, strict=True):
         parent = bag.resolve().parent.name
