@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import resource
 from pathlib import Path
@@ -178,29 +177,6 @@ def test_ground_truth_gives_figures_and_a_verdict(tmp_path, checkpoint, kind, ca
     assert "FAILED auroc>=1.5" in out and "finished before" in out
 
 
-@pytest.mark.parametrize("kind", ["masks", "self_mask"])
-def test_a_finished_replay_is_not_kept_for_masks_of_another_content(tmp_path, checkpoint, bag, capsys, kind):
-    mask = tmp_path / "masks" / "000003.png"
-    mask.parent.mkdir()
-    cv2.imwrite(str(mask), truth(3))
-    options = ["--masks", str(mask.parent)]
-    if kind == "self_mask":
-        options = ["--params", str(tmp_path / "params.yaml")]
-        (tmp_path / "params.yaml").write_text(f"detector:\n  ros__parameters:\n    self_mask: {mask}\n")
-    assert replay(bag, checkpoint, tmp_path / "out", *options) == 0
-    mask.touch()  # a copy, say
-    assert replay(bag, checkpoint, tmp_path / "out", *options) == 0
-    assert "finished before" in capsys.readouterr().out
-    before = mask.stat()
-    cv2.imwrite(str(mask), np.roll(truth(3), 8))
-    os.utime(mask, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert replay(bag, checkpoint, tmp_path / "out", *options) == 2
-    assert f"the settings ({kind}_sha256) changed since: give --overwrite" in capsys.readouterr().err
-    mask.unlink()
-    assert replay(bag, checkpoint, tmp_path / "out", *options) == 2
-    assert str(mask if kind == "self_mask" else mask.parent) in capsys.readouterr().err
-
-
 def test_masks_that_match_no_frame_are_an_error_and_some_are_a_note(tmp_path, checkpoint, bag, capsys):
     (tmp_path / "masks").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "000099.png"), truth(3))
@@ -262,71 +238,9 @@ def test_many_bags_go_on_past_a_bad_one_and_are_not_done_twice(tmp_path, checkpo
     assert metrics(tmp_path / "out" / "a")["settings"]["threshold_used"] == 3
 
 
-def test_folders_that_differ_after_a_dot_have_results_of_their_own(tmp_path, checkpoint):
-    for name in ("run_2024.05.01", "run_2024.05.02"):
-        record(tmp_path / "day" / name, {TOPIC: frames()[:1]})
-    (file,) = record(tmp_path / "more", {TOPIC: frames()[:1]}).glob("*.mcap")
-    file.rename(tmp_path / "day" / "run_2024.05.03.mcap")
-    assert replay(tmp_path / "day", checkpoint, tmp_path / "out") == 0
-    folders = {path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")}
-    assert folders == {"run_2024.05.01", "run_2024.05.02", "run_2024.05.03"}
-
-
-@pytest.mark.parametrize("topics", [TOPIC, f"{TOPIC},/left/image"])
-def test_results_among_the_bags_are_taken_for_none(tmp_path, checkpoint, capsys, topics):
-    day = tmp_path / "day"
-    bag = record(day / "a", {TOPIC: frames()[:1], "/left/image": frames()[:1]})
-    killed = day / "results" / "a" / ".unfinished.1" / "annotated.mcap"
-    killed.parent.mkdir(parents=True)
-    killed.write_bytes(b"half")
-    for _ in range(2):
-        assert replay(day, checkpoint, day / "results", "--topic", topics) == 0
-        assert list(json.loads((day / "results" / "summary.json").read_text())["bags"]) == [str(bag)]
-    assert "finished before" in capsys.readouterr().out
-
-
 def test_results_inside_a_bags_own_folder_do_not_change_the_bag(tmp_path, checkpoint, bag, capsys):
     for output in (bag, bag / "results"):
         assert replay(bag, checkpoint, output) == 0
     for output in (bag, bag / "results"):
         assert replay(bag, checkpoint, output) == 0
     assert capsys.readouterr().out.count("finished before") == 2
-
-
-def test_the_nodes_parameter_file_rules_the_replay_where_the_command_line_is_silent(tmp_path, checkpoint, bag):
-    params = tmp_path / "params.yaml"
-    lines = ("confirm_frames: 2", "smoothing: 1", "min_area: 5", "precision: bf16", "device: cpu")
-    params.write_text("\n    ".join(["detector:\n  ros__parameters:", *lines]))
-    assert replay(bag, checkpoint, tmp_path / "out", "--params", str(params), "--min-area", "9") == 0
-    settings = metrics(tmp_path / "out")["settings"]
-    assert (settings["confirm_frames"], settings["smoothing"], settings["min_area"]) == (2, 1.0, 9)
-    assert (settings["precision"], metrics(tmp_path / "out")["model"]["device"]) == ("bf16", "cpu")
-    assert replay(bag, checkpoint, tmp_path / "other", "--params", str(params), "--precision", "fp32") == 0
-    assert metrics(tmp_path / "other")["settings"]["precision"] == "fp32"
-
-
-def test_numbers_of_the_parameter_file_are_read_as_rclpy_reads_them(tmp_path, checkpoint, bag):
-    params = tmp_path / "params.yaml"
-    lines = "false_alarm_rate: 2e-3\n    region_of_interest: [0.0, 5e-1, 1, 1.0]\n"
-    params.write_text(f"detector:\n  ros__parameters:\n    {lines}")
-    assert replay(bag, checkpoint, tmp_path / "out", "--params", str(params)) == 0
-    settings = metrics(tmp_path / "out")["settings"]
-    assert settings["false_alarm_rate_asked"] == 0.002 and settings["region_of_interest"] == [0.0, 0.5, 1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("confirm_frames: many", "confirm_frames is 'many', where 1 is of the right kind"),
-        ("confirm_frames: true", "confirm_frames is True"),
-        ("smoothing: [1.0]", "smoothing is [1.0], where 0.0"),
-        ("region_of_interest: [0.0, low, 1.0, 1.0]", "'low', 1.0, 1.0], where [0.0, 0.0, 1.0, 1.0] is"),
-        ("region_of_interest: 5e-1", "region_of_interest is '5e-1'"),
-        ("cameras: [1]", "cameras is [1]"),
-    ],
-)
-def test_a_parameter_of_another_kind_is_one_line(tmp_path, checkpoint, bag, capsys, line, words):
-    params = tmp_path / "params.yaml"
-    params.write_text(f"detector:\n  ros__parameters:\n    {line}\n")
-    assert replay(bag, checkpoint, tmp_path / "out", "--params", str(params)) == 2
-    assert words in (error := capsys.readouterr().err) and error.count("\n") == 1

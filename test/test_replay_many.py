@@ -140,3 +140,26 @@ def test_what_a_killed_run_left_behind_is_swept_away(day, tmp_path, checkpoint, 
     (left / "annotated.mcap").write_bytes(b"half")
     assert replay(day / "a", checkpoint, tmp_path / "out") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS
+
+
+def test_folders_that_differ_after_a_dot_have_results_of_their_own(tmp_path, checkpoint):
+    for name in ("run_2024.05.01", "run_2024.05.02"):
+        record(tmp_path / "day" / name, {TOPIC: frames()[:1]})
+    (file,) = record(tmp_path / "more", {TOPIC: frames()[:1]}).glob("*.mcap")
+    file.rename(tmp_path / "day" / "run_2024.05.03.mcap")
+    assert replay(tmp_path / "day", checkpoint, tmp_path / "out") == 0
+    folders = {path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")}
+    assert folders == {"run_2024.05.01", "run_2024.05.02", "run_2024.05.03"}
+
+
+@pytest.mark.parametrize("topics", [TOPIC, f"{TOPIC},/left/image"])
+def test_results_among_the_bags_are_taken_for_none(tmp_path, checkpoint, capsys, topics):
+    day = tmp_path / "day"
+    bag = record(day / "a", {TOPIC: frames()[:1], "/left/image": frames()[:1]})
+    killed = day / "results" / "a" / ".unfinished.1" / "annotated.mcap"
+    killed.parent.mkdir(parents=True)
+    killed.write_bytes(b"half")
+    for _ in range(2):
+        assert replay(day, checkpoint, day / "results", "--topic", topics) == 0
+        assert list(json.loads((day / "results" / "summary.json").read_text())["bags"]) == [str(bag)]
+    assert "finished before" in capsys.readouterr().out

@@ -8,8 +8,8 @@ from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import open_bag
+from flowclas_ros.replay.masks import MaskTopic
 from flowclas_ros.replay.recording import open_recording
-from flowclas_ros.replay.truth import MaskTopic
 from flowclas_ros.training.metrics import PixelMetrics
 
 pytest.importorskip("rosbags", reason="needs rosbags: pip install 'flowclas_ros[bags]'")

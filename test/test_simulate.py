@@ -12,8 +12,8 @@ from scene_support import skip_without_rendering
 from flowclas_ros.cli import main
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import iter_frames, open_bag
+from flowclas_ros.replay.masks import MaskTopic
 from flowclas_ros.replay.recording import open_recording
-from flowclas_ros.replay.truth import MaskTopic
 from flowclas_ros.training import scenes
 
 SMALL = ("--size", "96x72", "--frames", "3", "--seed", "1")

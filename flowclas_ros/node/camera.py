@@ -27,8 +27,8 @@ from flowclas_ros.node.conversion import to_message
 from flowclas_ros.node.running import run
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import iter_frames, open_bag
+from flowclas_ros.replay.masks import MaskTopic
 from flowclas_ros.replay.recording import open_recording
-from flowclas_ros.replay.truth import MaskTopic
 
 PATIENCE = 180.0  # seconds to wait for the listeners: a detector may be loading a large checkpoint
 

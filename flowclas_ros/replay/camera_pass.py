@@ -27,9 +27,10 @@ from flowclas_ros.node.self_mask import SelfMask
 from flowclas_ros.node.status import Scene, Status
 from flowclas_ros.replay.annotated import AnnotatedBag
 from flowclas_ros.replay.cameras import Camera
+from flowclas_ros.replay.masks import Masks
 from flowclas_ros.replay.recording import Recorded
 from flowclas_ros.replay.tally import Tally
-from flowclas_ros.replay.truth import Judgement, Masks
+from flowclas_ros.replay.truth import Judgement
 from flowclas_ros.replay.video import OverlayVideo
 
 _KINDS = 50  # of notes that are told; a bag may be broken in as many ways as it is long

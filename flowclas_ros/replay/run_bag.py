@@ -18,10 +18,10 @@ from flowclas_ros.replay.annotated import annotated_bag
 from flowclas_ros.replay.camera_pass import Background, CameraPass, Sinks
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import open_bag
+from flowclas_ros.replay.masks import MaskFolder, Masks, MaskTopic
 from flowclas_ros.replay.recording import Recording
 from flowclas_ros.replay.requirements import Requirement
 from flowclas_ros.replay.tally import Tally
-from flowclas_ros.replay.truth import MaskFolder, Masks, MaskTopic
 from flowclas_ros.replay.video import OverlayVideo
 
 ANNOTATED, TABLE, REPORT, VIDEO, METRICS = "annotated.mcap", "metrics.csv", "report.html", "overlay.mp4", "metrics.json"

@@ -1,142 +1,25 @@
-"""Ground truth beside a recording: masks by folder or topic, and what the frames are worth against them."""
+"""What the frames of a recording are worth against the ground truth beside it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.detector import Detector
-from flowclas_ros.detection.images import list_images, read_mask
 from flowclas_ros.detection.interpreter import Finding
 from flowclas_ros.detection.regions import find_regions
 from flowclas_ros.detection.tracking import HazardTracker
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.replay.frames import messages
-from flowclas_ros.replay.recording import Recorded, header_ns
+from flowclas_ros.replay.masks import Mask
+from flowclas_ros.replay.recording import Recorded
 from flowclas_ros.training.metrics import ComponentMetrics, PixelMetrics
 
-if TYPE_CHECKING:
-    from rosbags.highlevel import AnyReader
-
-Mask = npt.NDArray[np.uint8]  # (H, W): 0 normal, 1 anomaly, 255 ignored
-_STAMP_DIGITS = (
-    10  # from so many digits on (a second and later), a number in a file name is a stamp in ns, else an index
-)
 _PIXELS = ("auprc", "auroc", "fpr95", "f1_max")
 _SMALLEST = 100  # pixels of a true component that counts, as on SegmentMeIfYouCan's Anomaly track
 _LARGE = 400  # pixels above which an object of the ground truth counts as one to be found
-
-
-class Masks(Protocol):
-    """Where the masks come from. unused: masks so far that belong to no frame."""
-
-    def of(self, recorded: Recorded) -> Mask | None:
-        """The frame's mask, None where there is none. Raises FlowclasError for one that cannot be used."""
-        ...
-
-    def unused(self) -> int:
-        """Masks that no frame asked for."""
-        ...
-
-
-class MaskFolder:
-    """Files whose name holds the frame's stamp in nanoseconds, or else its index in the topic (first number 0).
-
-    `000012.png`, `frame_12.png`: index 12. `1700000000000000000.png`, `000012_1700000000000000000.png`: the stamp, of
-    at least 10 digits (padded by zeros).
-    Raises FlowclasError for names without a number, and for two masks of one frame.
-    """
-
-    def __init__(self, folder: Path):
-        self._files: dict[tuple[str, int], Path] = {}
-        self._used: set[tuple[str, int]] = set()
-        for path in list_images(folder):
-            numbers = re.findall(r"\d+", path.stem)
-            if not numbers:
-                raise FlowclasError(f"mask {path} has no number in its name: name it by the frame's index or stamp")
-            stamps = [int(number) for number in numbers if len(number) >= _STAMP_DIGITS]
-            key = ("stamp", stamps[-1]) if stamps else ("index", int(numbers[-1]))
-            if key in self._files:
-                raise FlowclasError(
-                    f"masks {self._files[key]} and {path} both belong to the frame of {key[0]} {key[1]}"
-                )
-            self._files[key] = path
-
-    def of(self, recorded: Recorded) -> Mask | None:
-        """By stamp, else by index."""
-        for key in (("stamp", recorded.stamp_ns), ("index", int(recorded.index or 0))):
-            if key in self._files:
-                self._used.add(key)
-                return read_mask(self._files[key], size_of=recorded.image, image_name=f"frame {recorded.index}")
-        return None
-
-    def unused(self) -> int:
-        """Files that no frame asked for."""
-        return len(self._files) - len(self._used)
-
-
-class MaskTopic:
-    """mono8 images in the bag with the stamps of their frames, read along with them: 0 normal, 1 anomaly, 255 ignored.
-
-    reader: one of its own on the same bag.
-    """
-
-    def __init__(self, reader: AnyReader, path: Path, topic: str):
-        self._connections = [c for c in reader.connections if c.topic == topic]
-        if not self._connections or any(c.msgtype != "sensor_msgs/msg/Image" for c in self._connections):
-            images = sorted({c.topic for c in reader.connections if c.msgtype == "sensor_msgs/msg/Image"})
-            raise FlowclasError(f"bag {path} has no mask topic {topic}; its raw images: {', '.join(images) or 'none'}")
-        self._topic = topic
-        self._reader = reader
-        self._masks: Iterator[tuple[int, Any]] = self._read(path)
-        self._next: tuple[int, Any] | None = None
-        self._unused = 0
-
-    def of(self, recorded: Recorded) -> Mask | None:
-        """The mask of the same stamp."""
-        wanted = recorded.stamp_ns
-        self._next = self._next or next(self._masks, None)
-        while self._next is not None and self._next[0] < wanted:
-            self._unused += 1
-            self._next = next(self._masks, None)
-        if self._next is None or self._next[0] != wanted:
-            return None
-        (_, message), self._next = self._next, None
-        return self._pixels(message, recorded)
-
-    def unused(self) -> int:
-        """Masks that no frame asked for; the rest of the topic is read for it."""
-        self._unused += sum(1 for _ in self._masks) + (self._next is not None)
-        self._next = None
-        return self._unused
-
-    def _read(self, path: Path) -> Iterator[tuple[int, Any]]:
-        for connection, bag_ns, raw in messages(self._reader, path, self._connections):
-            try:
-                message: Any = self._reader.deserialize(raw, connection.msgtype)
-            except Exception:  # rosbags raises what its parser stumbles over
-                self._unused += 1
-                continue
-            yield header_ns(message) or bag_ns, message
-
-    def _pixels(self, message: Any, recorded: Recorded) -> Mask:
-        image = recorded.image
-        if message.encoding not in ("mono8", "8UC1") or len(message.data) < message.step * message.height:
-            raise FlowclasError(f"mask on {self._topic} at {recorded.stamp_ns} is no whole mono8 image")
-        pixels: Mask = np.ndarray(
-            (message.height, message.width), np.uint8, message.data, strides=(message.step, 1)
-        ).copy()
-        if image is not None and pixels.shape != image.shape[:2]:
-            raise FlowclasError(f"mask on {self._topic} at {recorded.stamp_ns} has another size than its frame")
-        if not np.isin(pixels, (0, 1, 255)).all():
-            raise FlowclasError(f"mask on {self._topic} at {recorded.stamp_ns} holds values besides 0, 1, 255")
-        return pixels
 
 
 @dataclass

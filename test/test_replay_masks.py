@@ -1,0 +1,87 @@
+"""Masks beside a bag: each to its frame, whatever of either is missing, and what a finished replay owes to them."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from node_support import picture
+from replay_support import SECOND, TOPIC, frames, replay, truth
+from rosbags import rosbag2
+from test_frames import STORE, raw, record
+
+from flowclas_ros.replay.cameras import Camera
+from flowclas_ros.replay.frames import open_bag
+from flowclas_ros.replay.masks import MaskTopic
+from flowclas_ros.replay.recording import open_recording
+
+TRUTH = "/truth"
+
+
+def drive(path, a_lap, lost=(), broken=(), unlabelled=()):
+    """A bag of three laps with the same stamps, `a_lap` frames of 0.1 s each; numbers of images that are missing, of
+    those that are broken, and of frames without a mask. The mask of frame n has n + 1 anomalous pixels.
+    """
+    kind, period = "sensor_msgs/msg/Image", SECOND // 10
+    with rosbag2.Writer(path, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
+        images, masks = (writer.add_connection(topic, kind, typestore=STORE) for topic in (TOPIC, TRUTH))
+        for number in range(3 * a_lap):
+            recorded, stamp = number * period, 5 * SECOND + number % a_lap * period
+            image = raw(picture(0), "rgb8", stamp)
+            if number in broken:
+                image.step = 5
+            mask = np.zeros((96, 128), np.uint8)
+            mask.flat[: number + 1] = 1
+            if number not in lost:
+                writer.write(images, recorded, STORE.serialize_cdr(image, kind))
+            if number not in unlabelled:
+                writer.write(masks, recorded + 1, STORE.serialize_cdr(raw(mask, "mono8", stamp), kind))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("a_lap", "missing"),
+    [
+        (12, {"broken": {11}}),
+        (30, {"lost": set(range(14, 33))}),  # more than are read ahead
+        (12, {"unlabelled": {8, 9, 10, 11}}),
+        (12, {"broken": {0, 5}, "lost": {11, 12}, "unlabelled": {7, 24}}),
+        (5, {"broken": {4}}),  # a lap that is hardly longer than messages are late
+    ],
+)
+def test_a_mask_goes_to_the_frame_of_its_lap_whatever_is_missing(tmp_path, a_lap, missing):
+    bag = drive(tmp_path / "loop", a_lap, **missing)
+    unseen, unlabelled = missing.get("lost", set()) | missing.get("broken", set()), missing.get("unlabelled", set())
+    seen = [number for number in range(3 * a_lap) if number not in unseen]
+    with open_recording(bag, (Camera("", TOPIC),)) as recording, open_bag(bag) as reader:
+        masks = MaskTopic(reader, bag, TRUTH)
+        found = [masks.of(recorded) for recorded in recording.read() if recorded.image is not None]
+        assert masks.unused() == len(unseen - unlabelled)
+    numbers = [None if mask is None else int(mask.sum()) - 1 for mask in found]
+    assert numbers == [None if number in unlabelled else number for number in seen]
+
+
+@pytest.mark.parametrize("kind", ["masks", "self_mask"])
+def test_a_finished_replay_is_not_kept_for_masks_of_another_content(tmp_path, checkpoint, capsys, kind):
+    bag = record(tmp_path / "drive", {TOPIC: frames()})
+    mask = tmp_path / "masks" / "000003.png"
+    mask.parent.mkdir()
+    cv2.imwrite(str(mask), truth(3))
+    options = ["--masks", str(mask.parent)]
+    if kind == "self_mask":
+        options = ["--params", str(tmp_path / "params.yaml")]
+        (tmp_path / "params.yaml").write_text(f"detector:\n  ros__parameters:\n    self_mask: {mask}\n")
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 0
+    mask.touch()  # a copy, say
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 0
+    assert "finished before" in capsys.readouterr().out
+    before = mask.stat()
+    cv2.imwrite(str(mask), np.roll(truth(3), 8))
+    os.utime(mask, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 2
+    assert f"the settings ({kind}_sha256) changed since: give --overwrite" in capsys.readouterr().err
+    mask.unlink()
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 2
+    assert str(mask if kind == "self_mask" else mask.parent) in capsys.readouterr().err
