@@ -122,6 +122,37 @@ def test_a_mask_with_ones_keeps_255_as_ignore(tmp_path):
     assert [source.cutout(i).shape for i in range(len(source))] == [(20, 20, 4)]
 
 
+def squares(first, second, rest=0):
+    mask = np.full((SIDE, SIDE), rest, np.uint8)
+    mask[2:22, 2:22], mask[30:60, 30:60] = first, second
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("values", "spots"),
+    [
+        ((255, 255), [1]),  # black and white, with a stray pixel
+        ((255, 255), [1] * 12 + [254] * 12),  # and saved as a JPEG
+        ((1, 2), []),  # numbered
+        ((200, 1), []),
+    ],
+)
+def test_a_value_of_one_takes_no_object_from_a_mask_of_another_kind(tmp_path, values, spots):
+    mask = squares(*values)
+    mask[62, : 2 * len(spots) : 2] = spots
+    write(tmp_path / "images/a.png", np.zeros((SIDE, SIDE, 3), np.uint8))
+    write(tmp_path / "masks/a.png", mask)
+    source = MaskedImages(tmp_path / "images", tmp_path / "masks")
+    assert [source.cutout(i).shape for i in range(len(source))] == [(20, 20, 4), (30, 30, 4)]
+
+
+def test_numbered_objects_leave_255_out(tmp_path):
+    write(tmp_path / "images/a.png", np.zeros((SIDE, SIDE, 3), np.uint8))
+    write(tmp_path / "masks/a.png", squares(1, 7, rest=255))
+    source = MaskedImages(tmp_path / "images", tmp_path / "masks")
+    assert [source.cutout(i).shape for i in range(len(source))] == [(20, 20, 4), (30, 30, 4)]
+
+
 def test_missing_and_misfitting_masks_are_named(tmp_path):
     write(tmp_path / "images/a.png", np.zeros((SIDE, SIDE, 3), np.uint8))
     with pytest.raises(FlowclasError, match=r"a\.png' has no mask"):

@@ -22,6 +22,7 @@ from flowclas_ros.training.config import OutlierConfig
 # Photos with any of these are never outliers of a road scene (FlowCLAS, section 4.1; shared with PEBAL and RPL).
 ROAD_CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
 MIN_OBJECT_PX = 100  # a smaller object is a smudge at any scale that it can be pasted at
+STRAY_PX = 10  # so many pixels of value 1 make no label mask of a black-and-white one with soft edges
 CACHE_SIZE = 64  # decoded objects kept in memory, in each worker
 
 
@@ -142,6 +143,8 @@ class _Photos:
 class MaskedImages(_Photos):
     """Images with a parallel folder of masks; every connected component of a mask is one object.
 
+    A mask is black and white, or it numbers its objects from 1, and 255 is neither object nor ground.
+
     Raises:
         FlowclasError: an image has no mask, or one of another size; no mask holds an object.
     """
@@ -257,14 +260,16 @@ def parallel(path: Path, root: Path, mask_root: Path, *, what: str = "mask") -> 
 
 
 def _components(path: Path) -> tuple[np.ndarray, list[int]]:
-    """Connected components (8-connected) of the pixels that are neither 0 nor 255-with-1s; labels large enough."""
+    """Connected components (8-connected) of the objects' pixels; labels of those large enough."""
     try:
         with Image.open(path) as picture:
             mask = np.asarray(picture.convert("L") if picture.mode not in ("L", "P", "I", "I;16", "1") else picture)
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise FlowclasError(f"mask '{path}' cannot be read: {error}") from error
-    # 255 is "ignore" where 1 marks the objects, and "object" in a plain black-and-white mask.
-    inside = mask == 1 if (mask == 1).any() else mask > 0
+    inside = mask > 0
+    # 255 is "ignore" where 1 marks an object; ones in a black-and-white mask are specks at soft edges, as light greys.
+    if np.count_nonzero(mask == 1) > STRAY_PX and not ((mask >= 128) & (mask < 255)).any():
+        inside &= mask != 255
     count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
     return labels, [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= MIN_OBJECT_PX]
 
