@@ -38,6 +38,12 @@ def test_a_corruption_takes_any_size_and_leaves_its_input_alone(name, shape):
     assert (image == 120).all()
 
 
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_takes_a_tiny_image_whatever_is_drawn(name):
+    for seed in range(20):
+        assert corrupt(np.full((8, 12, 3), 120, np.uint8), name, 1, seed).shape == (8, 12, 3)
+
+
 def test_weather_does_what_its_name_says(scene):
     grey = scene.astype(float)
     changed = {name: corrupt(scene, name, 3, seed=1).astype(float) for name in CORRUPTIONS}

@@ -93,7 +93,8 @@ def _rain(image: Float, level: int, rng: np.random.Generator) -> Float:
         share = drops * (1, 2, 3, 4.5, 6.5)[level]
         seeds = _dots(image.shape[:2], share, width, rng)
         streaks = _along(seeds, length, angle)
-        layer = np.maximum(layer, streaks / max(float(np.quantile(streaks[streaks > 0], 0.98)), 1e-6))
+        if streaks.any():  # on a small image there may be no drop
+            layer = np.maximum(layer, streaks / max(float(np.quantile(streaks[streaks > 0], 0.98)), 1e-6))
     opacity = (0.22, 0.28, 0.34, 0.4, 0.46)[level] * np.clip(layer, 0, 1)[..., None]
     return hazy * (1 - opacity) + np.float32(0.88) * opacity
 
