@@ -52,6 +52,19 @@ def test_exponents_without_a_dot_are_numbers(tmp_path):
     assert load(tmp_path, "optimiser: {lr: 1e-4}", "--optimiser.weight_decay", "1e-6").optimiser.lr == 1e-4
 
 
+@pytest.mark.parametrize("text", ["2026-07-01", "2026", "on", "1e3", "12:30", "a: b", "run #3", "[a-z]+_(\\d+)"])
+def test_text_on_the_command_line_is_taken_as_it_is(text):
+    config = load_config(None, [*NEEDED, "--output", text, f"--data.sequence_regex={text}"])
+    assert (config.output, config.data.sequence_regex) == (text, text)
+
+
+def test_null_is_no_text_and_quotes_are_yamls():
+    config = load_config(None, [*NEEDED, "--data.sequence_regex", "null", "--output", "'null'"])
+    assert (config.output, config.data.sequence_regex) == ("null", None)
+    with pytest.raises(FlowclasError, match="option --output cannot be null"):
+        load_config(None, [*NEEDED, "--output", "null"])
+
+
 def test_free_dictionaries_take_any_key(tmp_path):
     config = load(tmp_path, "model: {backbone: {kwargs: {pad_type: same}}}", "--model.backbone.kwargs.depth", "3")
     assert config.model.backbone.kwargs == {"pad_type": "same", "depth": 3}

@@ -265,6 +265,7 @@ def test_adapting_without_peft_names_the_extra(root, monkeypatch):
         (["--model.classes", "0", "--model.energy_weight", "0"], r"needs all of model\.classes \(now 0\)"),
         (["--loss.segmentation", "0", "--loss.energy_entropy", "0"], "needs all of"),
         (["--data.labels.val", "[]"], r"data\.labels\.val names 0 folders and data\.val 1"),
+        (["--data.labels.train", "[]"], r"data\.labels\.train names 0 folders and data\.train 1"),
         (["--data.labels.encoding", "cityscapes"], "it must be 19"),
         (["--loss.alpha", "0", "--loss.contrastive", "none"], "set model.score energy_entropy"),
         (["--adapt_rank", "2", "--embed_backbone", "false"], "adapt_rank 2 needs"),

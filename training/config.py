@@ -138,7 +138,7 @@ class DataConfig:
         _require(min(self.x_out_size) >= 32, "data.x_out_size", self.x_out_size, "at least 32 x 32 px")
         for split in ("train", "val"):
             images, labels = len(getattr(self, split)), getattr(self.labels, split)
-            if self.labels.train and len(labels) != images:
+            if (self.labels.train or self.labels.val) and len(labels) != images:
                 raise FlowclasError(
                     f"data.labels.{split} names {len(labels)} folders and data.{split} {images}; give one for each"
                 )

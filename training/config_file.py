@@ -131,10 +131,7 @@ def _parse_overrides(arguments: Sequence[str], known: dict[str, Any]) -> list[tu
             if not rest:
                 raise FlowclasError(f"option --{key} lacks its value")
             text = rest.pop(0)
-        try:
-            pairs.append((key, yaml.safe_load(text)))
-        except yaml.YAMLError:
-            pairs.append((key, text))
+        pairs.append((key, _value(text, known.get(key))))
     for key, value in pairs:
         if is_dataclass(known.get(key)):
             if not isinstance(value, dict):
@@ -142,6 +139,17 @@ def _parse_overrides(arguments: Sequence[str], known: dict[str, Any]) -> list[tu
                 raise FlowclasError(f"option --{key} is a group; set one of its members, such as --{member}")
             _check_keys(value, known[key], known, f"--{key}", prefix=f"{key}.")
     return pairs
+
+
+def _value(text: str, hint: Any) -> Any:
+    """As YAML reads it; but an option of text takes all but null and what stands in quotes as it is: 2026, on, a: b."""
+    wants_text = hint is str or (_admits_none(hint) and set(get_args(hint)) == {str, type(None)})
+    if wants_text and text.lower() not in ("", "~", "null") and text[0] not in "'\"":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _is_known(key: str, known: dict[str, Any]) -> bool:
