@@ -94,6 +94,18 @@ def test_a_finished_run_may_be_drawn_otherwise_and_moved_and_is_validated_and_ca
         fit(fit_root, "moved", "--model.guided_radius", "5", resume=True)
 
 
+def test_a_run_that_its_time_ended_goes_on_with_more_of_it_as_if_it_had_not(fit_root, whole_fit):
+    fit(fit_root, "timed", "--trainer.max_minutes", "1e-6")
+    with pytest.raises(FlowclasError, match=r"other settings of model\.guided_radius;"):
+        fit(fit_root, "timed", "--trainer.max_minutes", "5", "--model.guided_radius", "4", resume=True)
+    fit(fit_root, "timed", resume=True)
+    states = [torch.load(folder / "last.ckpt", weights_only=True) for folder in (whole_fit, fit_root / "timed")]
+    assert [state["global_step"] for state in states] == [9, 9]
+    assert all(
+        torch.equal(states[0]["state_dict"][key], states[1]["state_dict"][key]) for key in states[0]["state_dict"]
+    )
+
+
 def test_resuming_with_other_settings_names_them(fit_root, whole_fit):
     with pytest.raises(FlowclasError, match=r"other settings of loss\.alpha, optimiser\.lr;"):
         fit(fit_root, "whole", "--loss.alpha", "2", "--optimiser.lr", "1e-2", resume=True)

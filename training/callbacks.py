@@ -143,7 +143,7 @@ class RunState(Checkpoint):
         self.seconds = minutes * 60 if minutes is not None else float("inf")
         self.best: dict[str, float] = {}
         self.elapsed, self.started = 0.0, 0.0
-        self.finished = False
+        self.finished = self.complete = False  # ended, by whatever reason; with all steps done
         self.signum = 0
         self.handlers: dict[int, Any] = {}
 
@@ -172,7 +172,8 @@ class RunState(Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Save, stop, or go on."""
         step = trainer.global_step
-        self.finished = step >= self.total or self._any(trainer, self._clock() >= self.seconds)
+        self.complete = step >= self.total
+        self.finished = self.complete or self._any(trainer, self._clock() >= self.seconds)
         stop = self._any(trainer, bool(self.signum))
         if self.finished:
             trainer.should_stop = True  # Lightning validates once more, then ends
@@ -228,7 +229,7 @@ class RunState(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """For the resumable state."""
-        return {"best": self.best, "elapsed": self.elapsed, "finished": self.finished}
+        return {key: getattr(self, key) for key in ("best", "elapsed", "finished", "complete")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Of a saved run."""

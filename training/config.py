@@ -180,7 +180,7 @@ class TrainerConfig:
 
     Attributes:
         max_epochs: epochs; the learning rate's schedule spans them.
-        max_minutes: stop earlier when this much time has gone by, resumed runs counted together; null: no limit.
+        max_minutes: stop earlier once resumed runs together took so long; --resume with more goes on; null: no limit.
         val_every: epochs from one validation to the next.
         save_every: steps from one save of the resumable state to the next; validation and interrupts save too.
         log_every: steps from one TensorBoard point to the next.

@@ -120,7 +120,7 @@ def _open_output(output: Path, config: FitConfig, resume: bool) -> None:
             raise FlowclasError(f"output '{output}' holds a run already; go on with --resume or choose another output")
         changed = set(changed_keys(load_config(kept), config)) - FREE_ON_RESUME
         redrawn = changed & FREE_ONCE_FINISHED
-        if redrawn and (output / LAST).is_file() and _is_finished(output / LAST):
+        if redrawn and (output / LAST).is_file() and _is_finished(output / LAST, config):
             changed -= redrawn
         if changed:
             raise FlowclasError(
@@ -215,7 +215,7 @@ def _train(output: Path, module: FitModule, device: torch.device, resume: bool) 
         total=len(batches),
         minutes=config.trainer.max_minutes,
     )
-    if resume and _is_finished(output / LAST):
+    if resume and _is_finished(output / LAST, config):
         _say("the run had finished; validating, calibrating and writing its checkpoint again")
         metrics = _load_best(output, module)
         return {**metrics, **_validate(output, module.to(device), device)} if _is_first_process() else metrics
@@ -259,12 +259,16 @@ def _trainer(output: Path, module: FitModule, state: RunState, device: torch.dev
     )
 
 
-def _is_finished(path: Path) -> bool:
+def _is_finished(path: Path, config: FitConfig) -> bool:
+    """Whether a run has all its steps, or as many as the time that it has now allows."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types; each means: not a whole file of ours
         raise FlowclasError(f"'{path}' is damaged ({type(error).__name__}); delete the run and fit again") from error
-    return bool(state["callbacks"]["RunState"]["finished"])
+    run, minutes = state["callbacks"]["RunState"], config.trainer.max_minutes
+    if not run["finished"] or run.get("complete", True):  # older states do not say
+        return bool(run["finished"])
+    return minutes is not None and run["elapsed"] >= minutes * 60
 
 
 def _load_best(output: Path, module: FitModule) -> dict[str, Any]:
