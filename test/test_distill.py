@@ -15,6 +15,7 @@ from flowclas_ros.cli import main
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import BackboneConfig, FrozenBackbone
 from flowclas_ros.training.config_file import load_config
+from flowclas_ros.training.data import open_data
 from flowclas_ros.training.distill import Distillation, distill
 from flowclas_ros.training.distill_config import DistillConfig
 from flowclas_ros.training.student_file import check_round_trip
@@ -103,6 +104,20 @@ def test_teacher_of_another_stride_is_brought_to_the_students_cells(folder: Path
     output = folder / "vit.safetensors"
     path = distill(configured(folder, *overrides, "--trainer.max_epochs", "1", "--output", str(output)))
     assert json.loads(path.with_suffix(".json").read_text())["held_out_loss"] < 2
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 92)])  # in whole cells of 8 pixels, and not
+def test_teacher_sees_in_each_cell_what_the_student_sees_there(folder: Path, size: tuple[int, int]) -> None:
+    teacher = ["--teacher.layers", "[3]", "--teacher.stride", "16"]
+    config = configured(folder, *teacher)
+    module = Distillation(config, open_data(config.data, 0))
+    seen: list[torch.Tensor] = []
+    module.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    cells = torch.randint(0, 255, (1, 3, 8, 12), dtype=torch.uint8)
+    image = cells.repeat_interleave(8, -2).repeat_interleave(8, -1)[..., : size[0], : size[1]]
+    student, teacher_map = module.features(image)
+    assert student.shape[-2:] == teacher_map.shape[-2:] == (8, 12)
+    torch.testing.assert_close(seen[0][..., 8::16, 8::16], cells / 255)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ class Distillation(L.LightningModule):
         x = images.float() / 255
         student = self.student.feature_map(x)
         if self.teacher.stride != self.student.stride:  # one cell of the teacher to each cell of the student
+            x = self.student.padded(x, self.student.stride)  # what is no whole cell would stretch all others
             size = (student.shape[-2] * self.teacher.stride, student.shape[-1] * self.teacher.stride)
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
         return student.float(), self.teacher(x).float()

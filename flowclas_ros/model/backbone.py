@@ -173,7 +173,7 @@ class FrozenBackbone(nn.Module):
         x = (images - self.mean) / self.std
         grid = (math.ceil(x.shape[-2] / self.stride), math.ceil(x.shape[-1] / self.stride))
         # Whole cells are scaled to whole cells: the grids then cover one another exactly.
-        whole = self._pad(x, self.stride)
+        whole = self.padded(x, self.stride)
         maps = []
         for scale in self.config.scales:
             cells = grid if scale == 1 else tuple(max(1, round(side * scale)) for side in grid)
@@ -185,13 +185,13 @@ class FrozenBackbone(nn.Module):
         return torch.cat(maps, dim=1)
 
     @staticmethod
-    def _pad(x: Tensor, multiple: int) -> Tensor:
-        """Padded at the right and bottom by repeating the border, up to a whole number of cells."""
+    def padded(x: Tensor, multiple: int) -> Tensor:
+        """Images (B, 3, H, W), at the right and bottom their border repeated up to a multiple of so many pixels."""
         pad_h, pad_w = -x.shape[-2] % multiple, -x.shape[-1] % multiple
         return F.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x
 
     def _maps(self, x: Tensor, model: Any) -> list[Tensor]:
-        x = self._pad(x, self.pad_multiple)
+        x = self.padded(x, self.pad_multiple)
         return self._transformer_maps(x, model) if self.is_transformer else self._convolutional_maps(x, model)
 
     def _transformer_maps(self, x: Tensor, model: Any) -> list[Tensor]:
