@@ -269,6 +269,10 @@ def test_adapting_without_peft_names_the_extra(root, monkeypatch):
         (["--data.labels.encoding", "cityscapes"], "it must be 19"),
         (["--loss.alpha", "0", "--loss.contrastive", "none"], "set model.score energy_entropy"),
         (["--adapt_rank", "2", "--embed_backbone", "false"], "adapt_rank 2 needs"),
+        (
+            ["--adapt_rank", "2", "--model.memory_weight", "1", "--model.memory_layers", "[0]"],
+            r"adapt_rank 2 changes the features, .*model\.memory_weight 1\.0",
+        ),
     ],
 )
 def test_half_a_label_track_is_refused(root, overrides, text):

@@ -298,3 +298,8 @@ class FitConfig:
                 f"adapt_rank {self.adapt_rank} needs class labels (model.classes, now {classes}) and embed_backbone "
                 f"true (now {self.embed_backbone}): the adapted backbone lies nowhere else"
             )
+        if self.adapt_rank and self.model.memory_weight:
+            raise FlowclasError(
+                f"adapt_rank {self.adapt_rank} changes the features, and the memory (model.memory_weight "
+                f"{self.model.memory_weight}) holds them as they were: set one of the two to 0"
+            )
