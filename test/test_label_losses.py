@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig, load_checkpoint, save_checkpoint
 from flowclas_ros.model.segmentation import energy_entropy
+from flowclas_ros.training.batches import collate
 from flowclas_ros.training.losses import IGNORE, LossConfig
+from flowclas_ros.training.module import batch_features
 from flowclas_ros.training.segmentation import energy_entropy_loss, label_losses, lovasz_softmax
 
 
@@ -81,21 +84,48 @@ def label_batch(model, size=70):
     classes = torch.randint(0, 4, (2, size, size), dtype=torch.uint8)
     labels = torch.zeros(2, size, size, dtype=torch.uint8)
     labels[:, 20:40], classes[:, 20:40] = 1, IGNORE
-    return model.features(images), classes, labels
+    return model.features(images), classes, labels, torch.full((2, 2), size)
 
 
 @pytest.mark.parametrize("short_side", [None, 96])
 def test_gradients_reach_the_head_alone_and_ignored_pixels_never_count(short_side):
     model = tiny(short_side=short_side)
-    features, classes, labels = label_batch(model)
-    losses = label_losses(model, features, classes, labels, LossConfig(segmentation=2.0, energy_entropy=0.5))
+    features, classes, labels, sizes = label_batch(model)
+    losses = label_losses(model, features, classes, labels, sizes, LossConfig(segmentation=2.0, energy_entropy=0.5))
     parts = 2 * (losses["cross_entropy"] + losses["lovasz"]) + 0.5 * losses["energy_entropy"]
     torch.testing.assert_close(losses["loss"], parts)
     losses["loss"].backward()
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().any()}
     assert reached == {"segmentation"}
-    nothing = label_losses(model, features, torch.full_like(classes, IGNORE), labels, LossConfig(segmentation=1.0))
+    without = torch.full_like(classes, IGNORE)
+    nothing = label_losses(model, features, without, labels, sizes, LossConfig(segmentation=1.0))
     assert float(nothing["loss"].detach()) == 0
+
+
+class FirstChannels(nn.Module):
+    """A head that sees one cell at a time."""
+
+    def forward(self, features):
+        return features[:, :4]
+
+
+def test_images_of_unequal_size_have_the_losses_that_they_have_alone():
+    model = tiny(short_side=64)
+    model.segmentation = FirstChannels()
+    config = LossConfig(segmentation=1.0)
+    items = []
+    for height, width in ((32, 32), (128, 192)):  # seen at 64 x 64 and 64 x 96
+        image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8)
+        classes = torch.randint(0, 4, (height, width), dtype=torch.uint8)
+        items.append({"image": image, "label": torch.zeros_like(classes), "classes": classes})
+
+    def cross_entropy(batch):
+        features, _ = batch_features(model, batch)
+        losses = label_losses(model, features, batch["classes"], batch["label"], batch["size"], config)
+        return losses["cross_entropy"]
+
+    small, large = (cross_entropy(collate([item])) for item in items)
+    torch.testing.assert_close(cross_entropy(collate(items)), (2 * small + 3 * large) / 5)
 
 
 def test_the_head_learns_the_classes_of_a_picture():
@@ -105,10 +135,10 @@ def test_the_head_learns_the_classes_of_a_picture():
     images[..., :32] *= 0.1
     classes = torch.zeros(2, 64, 64, dtype=torch.uint8)
     classes[..., 32:] = 3
-    features, labels = model.features(images), torch.zeros_like(classes)
+    features, labels, sizes = model.features(images), torch.zeros_like(classes), torch.full((2, 2), 64)
     optimiser = torch.optim.Adam(model.segmentation.parameters(), lr=1e-2)
     for _ in range(30):
-        loss = label_losses(model, features, classes, labels, LossConfig(segmentation=1.0))["loss"]
+        loss = label_losses(model, features, classes, labels, sizes, LossConfig(segmentation=1.0))["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -121,7 +151,7 @@ def test_the_head_learns_the_classes_of_a_picture():
 
 def test_energy_joins_the_nll_with_its_spread_and_stands_alone_as_a_score():
     fused = tiny(energy_weight=1.0)
-    features, _, _ = label_batch(fused, 96)
+    features = label_batch(fused, 96)[0]
     labels = torch.zeros(2, *features.shape[-2:], dtype=torch.uint8)
     labels[:, :2] = 1
     fused.fit_energy([(features[:1], labels[:1]), (features[1:], labels[1:])])
@@ -139,7 +169,7 @@ def test_energy_joins_the_nll_with_its_spread_and_stands_alone_as_a_score():
 @pytest.mark.parametrize("options", [{"energy_weight": 1.5}, {"score": "energy_entropy"}])
 def test_a_label_checkpoint_says_its_track_and_scores_bit_equal(tmp_path, options):
     model = tiny(**options).eval()
-    features, _, _ = label_batch(model)
+    features = label_batch(model)[0]
     model.fit_energy([(features, torch.zeros(2, *features.shape[-2:]))])
     save_checkpoint(tmp_path / "a.safetensors", model, embed_backbone=True)
     loaded = load_checkpoint(tmp_path / "a.safetensors")

@@ -23,9 +23,10 @@ from flowclas_ros.model import (
     save_checkpoint,
 )
 from flowclas_ros.training import fit as fitting
+from flowclas_ros.training.batches import collate
 from flowclas_ros.training.config import DataConfig, LabelConfig
 from flowclas_ros.training.config_file import load_config
-from flowclas_ros.training.data import MixDataset, collate, list_frames
+from flowclas_ros.training.data import MixDataset, list_frames
 from flowclas_ros.training.labels import read_class_map
 from flowclas_ros.training.losses import IGNORE, LossConfig
 from flowclas_ros.training.outliers import CutoutFolder
@@ -141,7 +142,8 @@ def test_only_low_rank_updates_are_trained_and_merging_keeps_the_features(name, 
     classes = torch.randint(0, 4, (2, 64, 64), dtype=torch.uint8)
     for _ in range(2):
         features = model.features(images)
-        loss = label_losses(model, features, classes, torch.zeros_like(classes), LossConfig(segmentation=1.0))["loss"]
+        labels, sizes = torch.zeros_like(classes), torch.full((2, 2), 64)
+        loss = label_losses(model, features, classes, labels, sizes, LossConfig(segmentation=1.0))["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

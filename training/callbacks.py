@@ -68,11 +68,12 @@ class Heatmaps(Callback):
         """Draw; the heat spans the batch's own scores, from the median up."""
         if batch_idx or not trainer.is_global_zero or trainer.logger is None:
             return
-        scores = outputs["scores"].float().cpu().numpy()
-        low, high = np.quantile(scores, [0.5, 0.999])
+        scores = [score.float().cpu().numpy() for score in outputs["scores"]]
+        low, high = np.quantile(np.concatenate([score.ravel() for score in scores]), [0.5, 0.999])
         for i, score in enumerate(scores[:4]):
             heat = heat_image(np.clip((score - low) / max(high - low, 1e-6), 0, 1))
-            pair = np.concatenate([batch["image"][i].permute(1, 2, 0).cpu().numpy(), heat], axis=1)
+            image = batch["image"][i, :, : score.shape[0], : score.shape[1]]
+            pair = np.concatenate([image.permute(1, 2, 0).cpu().numpy(), heat], axis=1)
             trainer.logger.experiment.add_image(  # type: ignore[attr-defined]
                 f"val/{i}", pair, trainer.global_step, dataformats="HWC"
             )

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from flowclas_ros.detection.images import read_image
@@ -242,28 +241,6 @@ def validation_set(config: FitConfig, data: FitData) -> MixDataset | ExposedData
 def _mix(config: FitConfig, frames: list[Frame], outliers: OutlierSource, **how: bool) -> MixDataset:
     classes = config.model.classes
     return MixDataset(frames, outliers, config.data, config.paste, seed=config.seed, classes=classes, **how)
-
-
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One batch; images of different sizes are padded at the right and bottom, with label 255 there."""
-    batch: dict[str, Any] = {}
-    for image_key, label_key in (("image", "label"), ("out_image", "out_label")):
-        if image_key in items[0]:
-            pairs = [_pad(item[image_key], item[label_key], items, image_key) for item in items]
-            batch[image_key] = torch.stack([image for image, _ in pairs])
-            batch[label_key] = torch.stack([label for _, label in pairs])
-    if "classes" in items[0]:
-        batch["classes"] = torch.stack([_pad(item["image"], item["classes"], items, "image")[1] for item in items])
-    return batch
-
-
-def _pad(image: Tensor, label: Tensor, items: Sequence[dict[str, Any]], key: str) -> tuple[Tensor, Tensor]:
-    height, width = (max(item[key].shape[axis] for item in items) for axis in (1, 2))
-    bottom, right = height - image.shape[1], width - image.shape[2]
-    if not bottom and not right:
-        return image, label
-    padded = np.pad(image.numpy(), ((0, 0), (0, bottom), (0, right)), mode="edge")
-    return torch.from_numpy(padded), torch.nn.functional.pad(label, (0, right, 0, bottom), value=IGNORE)
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):

@@ -171,7 +171,7 @@ def _model_config(config: FitConfig) -> Any:
 
 def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch.device) -> None:
     model.to(device).eval()
-    batches = FeatureBatches(model, data.train, config, device)
+    batches = FeatureBatches(model, data.train, config)
 
     class Shown:  # progress for the long passes only: ActNorm looks at one batch more
         def __init__(self, what: str) -> None:

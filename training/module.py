@@ -10,12 +10,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from flowclas_ros.model.flowclas import FlowCLAS
+from flowclas_ros.training.batches import by_size, collate
 from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.data import (
     VALIDATION,
@@ -23,7 +25,6 @@ from flowclas_ros.training.data import (
     Frame,
     InlierDataset,
     StepBatches,
-    collate,
     training_set,
     validation_set,
 )
@@ -103,7 +104,7 @@ class FitModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch (see losses.flowclas_loss and segmentation.label_losses)."""
-        features, labels = grid_features(self.model, batch["image"], batch["label"])
+        features, labels = batch_features(self.model, batch)
         out_features = out_labels = None
         if "out_image" in batch:
             # As they are: they come at their own size, which the scenes' short side has no say in.
@@ -115,7 +116,8 @@ class FitModule(L.LightningModule):
             still, out_still = features.detach(), None if out_features is None else out_features.detach()
             losses = flowclas_loss(self.model, still, labels, out_still, out_labels, self.config.loss, self.shared)
         if self.config.loss.fits_classes:
-            ours = label_losses(self.model, features, batch["classes"], batch["label"], self.config.loss)
+            classes = batch["classes"], batch["label"], batch["size"]
+            ours = label_losses(self.model, features, *classes, self.config.loss)
             losses |= {**ours, "loss": losses["loss"] + ours["loss"] if losses else ours["loss"]}
         several = self.trainer.world_size > 1
         for name, value in losses.items():
@@ -139,14 +141,15 @@ class FitModule(L.LightningModule):
         self.inlier_score = (0.0, 0)
         if self.trainer.state.fn == "fit":  # weights that were chosen before hold their own
             if self.model.config.margin_weight:
-                self.model.fit_margin(self._margin_batches())
+                self.model.fit_margin(batch_features(self.model, batch) for batch in self._margin_batches())
             if self.model.config.energy_weight:
-                self.model.fit_energy(self._margin_batches())
+                batches = (part for batch in self._margin_batches() for part in size_by_size(self.model, batch))
+                self.model.fit_energy((features, labels) for _, features, labels in batches)
         if self.iou is not None:
             self.iou.reset()
 
-    def _margin_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training scenes, evenly spread, with pastes that no step saw, the same each time: features and labels.
+    def _margin_batches(self) -> Iterator[dict[str, Tensor]]:
+        """Training scenes, evenly spread, with pastes that no step saw, the same each time.
 
         Where there are fewer frames than scenes are asked for, they come again with other pastes.
         """
@@ -159,22 +162,27 @@ class FitModule(L.LightningModule):
         steps: Iterable[int] = range(0, len(keys), size)
         bar = getattr(self.trainer.progress_bar_callback, "progress", None)  # rich's, where one is shown
         for first in bar.track(steps, description="margin") if bar else steps:
-            batch = collate([dataset[key] for key in keys[first : first + size]])
-            yield grid_features(self.model, batch["image"].to(self.device), batch["label"].to(self.device))
+            yield collate([dataset[key] for key in keys[first : first + size]])
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Collect the scores of the labelled pixels, at image resolution: (B, H, W), nats per dimension."""
-        labels = batch["label"]
-        images = batch["image"].float() / 255
-        features = self.model.features(images)
-        scores = self.model.image_score(features, images)
-        if self.iou is not None:
-            self.iou.update(self.model.to_image(self.model.logits(features), *labels.shape[-2:]), batch["classes"])
-        self.metrics.update(scores.cpu().numpy(), labels.cpu().numpy())
-        inliers = scores[labels == INLIER]
-        total, count = self.inlier_score
-        self.inlier_score = total + float(inliers.double().sum()), count + inliers.numel()
-        return {"scores": scores}
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, list[Tensor]]:
+        """Collect the scores of the labelled pixels, of each image at its own resolution: (H, W), nats per dimension.
+
+        As on the robot, no score comes of an image with padding.
+        """
+        scores: dict[int, Tensor] = {}
+        for (height, width), places in by_size(batch["size"]):
+            images = batch["image"][places, :, :height, :width].float() / 255
+            features = self.model.features(images)
+            if self.iou is not None:
+                logits = self.model.to_image(self.model.logits(features), height, width)
+                self.iou.update(logits, batch["classes"][places, :height, :width])
+            score, labels = self.model.image_score(features, images), batch["label"][places, :height, :width]
+            self.metrics.update(score.cpu().numpy(), labels.cpu().numpy())
+            inliers = score[labels == INLIER]
+            total, count = self.inlier_score
+            self.inlier_score = total + float(inliers.double().sum()), count + inliers.numel()
+            scores |= dict(zip(places, score, strict=True))
+        return {"scores": [scores[place] for place in sorted(scores)]}
 
     def on_validation_epoch_end(self) -> None:
         """Log AUPRC, FPR95, the inliers' mean score, and on the label track the mean IoU of the classes."""
@@ -219,15 +227,40 @@ def grid_features(model: FlowCLAS, images: Tensor, labels: Tensor, *, resize: bo
     return features, labels_to_grid(labels, size, (features.shape[-2], features.shape[-1]), model.backbone.stride)
 
 
+def size_by_size(model: FlowCLAS, batch: dict[str, Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """The images of each size in a batch: their places in it, and their features and labels as `grid_features` has
+    them: as the robot sees each image, at its own size and without padding.
+    """
+    device = model.backbone.mean.device
+    for (height, width), places in by_size(batch["size"]):
+        images, labels = batch["image"][places, :, :height, :width], batch["label"][places, :height, :width]
+        yield places, *grid_features(model, images.to(device), labels.to(device))
+
+
+def batch_features(model: FlowCLAS, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Features (B, C, h, w) and labels (B, h, w) of a whole batch, those of its smaller images padded: with their
+    border's features, and label 255.
+    """
+    places, features, labels = zip(*size_by_size(model, batch), strict=True)
+    if len(features) == 1:
+        return features[0], labels[0]
+    rows, cols = (max(part.shape[axis] for part in features) for axis in (-2, -1))
+    pads = [(0, cols - part.shape[-1], 0, rows - part.shape[-2]) for part in features]
+    order = torch.tensor([place for part in places for place in part]).argsort().to(features[0].device)
+    one_grid = [F.pad(part, pad, mode="replicate") for part, pad in zip(features, pads, strict=True)]
+    one_label = [F.pad(part, pad, value=IGNORE) for part, pad in zip(labels, pads, strict=True)]
+    return torch.cat(one_grid)[order], torch.cat(one_label)[order]
+
+
 class FeatureBatches:
     """Inlier features over and over, each with the mask of its true (not padded) cells: what the flow starts from."""
 
-    def __init__(self, model: FlowCLAS, frames: Sequence[Frame], config: FitConfig, device: torch.device) -> None:
+    def __init__(self, model: FlowCLAS, frames: Sequence[Frame], config: FitConfig) -> None:
         # Evenly spread, then shuffled: ActNorm looks at the first batch only, which must not be one place alone.
         count = min(len(frames), config.trainer.init_frames)
         spread = np.linspace(0, len(frames) - 1, count).round().astype(int)
         order = np.random.default_rng(config.seed).permutation(spread)
-        self.model, self.device = model, device
+        self.model = model
         self.loader = DataLoader(
             InlierDataset([frames[i] for i in order]),
             batch_size=min(config.data.batch_size * config.trainer.devices * config.trainer.nodes, INIT_BATCH),
@@ -240,6 +273,5 @@ class FeatureBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
-            images, labels = batch["image"].to(self.device), batch["label"].to(self.device)
-            features, grid = grid_features(self.model, images, labels)
+            features, grid = batch_features(self.model, batch)
             yield features, grid != IGNORE

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flowclas_ros.model import FlowCLAS
 from flowclas_ros.model.segmentation import energy_entropy
+from flowclas_ros.training.batches import by_size
 from flowclas_ros.training.losses import IGNORE, INLIER, OUTLIER, LossConfig
 
 # The losses are taken at a quarter of the working resolution: finer than the feature grid, so that thin classes count,
@@ -16,7 +17,7 @@ LOSS_STRIDE = 4
 
 
 def label_losses(
-    model: FlowCLAS, features: Tensor, classes: Tensor, labels: Tensor, config: LossConfig
+    model: FlowCLAS, features: Tensor, classes: Tensor, labels: Tensor, sizes: Tensor, config: LossConfig
 ) -> dict[str, Tensor]:
     """segmentation * (cross-entropy + Lovasz-softmax) + energy_entropy * energy-entropy loss.
 
@@ -25,6 +26,7 @@ def label_losses(
         features: (B, C, h, w) of x_mix.
         classes: (B, H, W) uint8 class of each pixel at image size, 255 ignore (pasted objects too).
         labels: (B, H, W) uint8, 0 inlier, 1 outlier, 255 ignore.
+        sizes: (B, 2) height and width of each image in pixels; what lies beyond them is padding.
         config: the two weights; a part with weight 0 is left out.
 
     Returns:
@@ -33,7 +35,7 @@ def label_losses(
     logits = model.logits(features)
     height, width = (cells * model.backbone.stride // LOSS_STRIDE for cells in logits.shape[-2:])
     logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-    classes, labels = (_to_logits(model, values, (height, width), features) for values in (classes, labels))
+    classes, labels = (_to_logits(model, values, sizes, (height, width), features) for values in (classes, labels))
     result: dict[str, Tensor] = {}
     loss = logits.new_zeros(())
     if config.segmentation:
@@ -51,15 +53,17 @@ def label_losses(
     return {"loss": loss, **result}
 
 
-def _to_logits(model: FlowCLAS, values: Tensor, size: tuple[int, int], features: Tensor) -> Tensor:
-    """Labels at image size (B, H, W) brought to the logits' (B, *size): nearest, padding cells ignored."""
-    work_h, work_w = model.working_size(*values.shape[-2:])
-    values = values.unsqueeze(1)
-    if (work_h, work_w) != tuple(values.shape[-2:]):
-        values = F.interpolate(values, size=(work_h, work_w), mode="nearest-exact")
+def _to_logits(model: FlowCLAS, values: Tensor, sizes: Tensor, logits: tuple[int, int], features: Tensor) -> Tensor:
+    """Labels at image size (B, H, W) brought to the logits' (B, *logits): nearest, padding ignored."""
     rows, cols = (cells * model.backbone.stride for cells in features.shape[-2:])
-    values = F.pad(values, (0, cols - work_w, 0, rows - work_h), value=IGNORE)
-    return F.interpolate(values, size=size, mode="nearest-exact").squeeze(1)
+    seen = values.new_full((len(values), 1, rows, cols), IGNORE)
+    for (height, width), places in by_size(sizes):
+        own = values[places, None, :height, :width]
+        size = model.working_size(height, width)
+        if size != (height, width):
+            own = F.interpolate(own, size=size, mode="nearest-exact")
+        seen[places, :, : size[0], : size[1]] = own
+    return F.interpolate(seen, size=logits, mode="nearest-exact").squeeze(1)
 
 
 def lovasz_softmax(probabilities: Tensor, targets: Tensor) -> Tensor:
