@@ -30,7 +30,7 @@ export FASTRTPS_DEFAULT_PROFILES_FILE := $(PROFILE)
 export FASTDDS_DEFAULT_PROFILES_FILE := $(PROFILE)
 endif
 
-.PHONY: demo samples test lint types messages clean
+.PHONY: demo samples test lint types messages clean same-python
 
 demo: messages
 	@$(VENV)/bin/flowclas demo
@@ -55,17 +55,26 @@ messages: $(VENV)/installed
 
 # pip's standard output is cut down to what takes time and which requirements conflict, its standard error to what is
 # wrong: pip warns of every package that one of several indexes does not have. pipefail hands on its exit status.
-$(VENV)/installed: setup.py pyproject.toml
+$(VENV)/installed: setup.py pyproject.toml | same-python
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 	  { echo "error: $$($(PYTHON) --version) is not one of 3.10 to 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: $(PYTHON) cannot make virtual environments: sudo apt install python3-venv" >&2; exit 2; }
 	@echo "Setting up $(VENV) (once; one to five minutes, most of it PyTorch) ..."
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(RUN) -m ensurepip >/dev/null  # the last time broke off between the two
 	@{ $(RUN) -m pip install --disable-pip-version-check --progress-bar off --editable $(REQUIREMENTS) \
 	    2>&1 >&3 | sed -u -E '/^ *WARNING: /d' >&2; } 3>&1 | \
 	  sed -u -n -E 's/^ *(Downloading .*MB\))/  \1/p; s/^(Installing collected packages):.*/  \1 .../p; /^The conflict is/,$$p'
 	@touch $@
+
+# A Python that was asked for is not quietly another one.
+same-python:
+ifneq ($(origin PYTHON),file)
+	@version='import sys; print("%d.%d" % sys.version_info[:2])'; \
+	  if [ -x $(RUN) ] && there=$$($(RUN) -c "$$version") && [ "$$there" != "$$($(PYTHON) -c "$$version")" ]; then \
+	    echo "error: $(VENV) is of Python $$there, $(PYTHON) is another: make clean first" >&2; exit 2; fi
+endif
 
 clean:
 	rm -rf $(VENV) build install log dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.progress import progress_bar
+from flowclas_ros.training.trainer_setup import hardware
 
 BACKBONE = "flowclas_rival_backbone"
 
@@ -113,7 +114,8 @@ class GradientRival(AnomalibRival):
         self, loss: Callable[[Tensor], Tensor], optimiser: torch.optim.Optimizer, seed: int, minutes: float
     ) -> int:
         """Take steps until they have used so many minutes of processor time, and at least two; how many it took."""
-        precision = torch.autocast("cpu", torch.bfloat16, enabled=self.config.trainer.precision == "bf16")
+        half = hardware(self.config.trainer, torch.device("cpu"))["precision"] == "bf16-mixed"
+        precision = torch.autocast("cpu", torch.bfloat16, enabled=half)
         batches, steps, start = self.batches(seed), 0, time.process_time()
         self.model.train()
         with progress_bar("fit", None, "steps") as advance:

@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 from fit_grid import Grid
 from fit_rows import RUN_FILE, run_flowclas
-from record import RESULTS, ROOT, kit_folder, markdown_table, write_result
+from record import RESULTS, ROOT, kit_folder, markdown_table, provenance, write_result
 from rival_base import MINUTES, Missing
 from rival_models import RIVALS
 
@@ -74,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.is_file() else {}
     for row in arguments.rows:
         measured = "missing" not in rows.get(row, {"missing": "so far"})
+        if measured and (seed := rows[row].get("seed", 0)) != arguments.seed:
+            sys.exit(f"error: row '{row}' of {path} is of seed {seed}: give --seed {seed}, or OUT another folder")
         if measured != arguments.retime:
             continue
         try:
@@ -100,7 +102,8 @@ def _measure(row: str, grid: Grid, kit: Path, arguments: argparse.Namespace) -> 
         minutes = (time.perf_counter() - start) / 60
         result: dict[str, Any] = {}
         if not arguments.retime:
-            result = {"fit_minutes": round(minutes, 2), "fit_threads": torch.get_num_threads()} | settings
+            result = {"seed": arguments.seed, "measured": provenance(arguments.seed)["date"][:10]}
+            result |= {"fit_minutes": round(minutes, 2), "fit_threads": torch.get_num_threads()} | settings
             result |= {test: _test(score, place, arguments.quick) for test, place in places.items()}
         result["ms_per_frame"] = _milliseconds(score, next(iter(places.values())), arguments.quick)
         # Other work on the machine makes times long: the load says how far to trust them.

@@ -90,8 +90,8 @@ def remappings(given: dict[str, str], cameras: list[str]) -> list[tuple[str, str
     """From the node's topics, under each camera's name where there are several, to those of the arguments."""
     topics = {"image": given["image_topic"], "depth": given["depth_topic"], "camera_info": given["camera_info_topic"]}
     if not topics["camera_info"] and topics["image"] != "image":
-        beside = topics["image"].rpartition("/")[0]
-        topics["camera_info"] = f"{beside}/camera_info" if beside else ""
+        beside, slash, _ = topics["image"].rpartition("/")
+        topics["camera_info"] = f"{beside}{slash}camera_info"  # /image_raw has it at the root, whatever the namespace
     pairs = []
     for name, topic in topics.items():
         if cameras and topic and "{camera}" not in topic:

@@ -124,6 +124,7 @@ def test_camera_info_is_looked_for_beside_the_image():
         "camera_info": "/cam/camera_info",
     }
     assert dict(remappings(topics(image_topic="/a/b", camera_info_topic="/c"), []))["camera_info"] == "/c"
+    assert dict(remappings(topics(image_topic="/image_raw"), []))["camera_info"] == "/camera_info"
     assert "camera_info" not in dict(remappings(topics(), []))
 
 

@@ -197,9 +197,10 @@ def test_fpr95_is_taken_at_the_first_threshold_that_finds_95_percent(positives):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_counts_tell_images_labelled_anomalous_and_ignored_pixels(streaming):
     pairs = make(0)
-    result = measure(pairs, streaming=streaming)
-    masks = np.stack([mask for _, mask in pairs])
-    assert result.images == 5
+    nothing = np.full_like(pairs[0][1], 255)
+    result = measure([*pairs, (pairs[0][0], nothing)], streaming=streaming)
+    masks = np.stack([*(mask for _, mask in pairs), nothing])
+    assert result.images == 5, "without the one that has no labelled pixel"
     assert result.pixels == (masks != 255).sum()
     assert result.anomaly_pixels == (masks == 1).sum()
     assert result.ignored_pixels == (masks == 255).sum()

@@ -84,6 +84,8 @@ def test_a_kept_fit_is_measured_in_place_of_a_fit_if_it_is_of_the_row_and_seed(k
         rivals.main([*command, "--rows", "Gaussian"])
     with pytest.raises(SystemExit):
         rivals.main([*command, "--rows", "k nearest neighbours"])
+    with pytest.raises(SystemExit, match=r"row 'ours' of .* is of seed 1: give --seed 1"):
+        rivals.main(["road", "--quick", "--rows", "ours"])
 
 
 def test_retiming_changes_the_milliseconds_of_measured_rows_alone(kit, tmp_path, monkeypatch):

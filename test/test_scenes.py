@@ -108,6 +108,8 @@ def test_offcuts_are_of_the_stations_materials_and_no_shards():
     assert "offcut block" in orbit_objects.OFFCUTS and "offcut flake" not in orbit_objects.OFFCUTS
     for make in orbit_objects.OFFCUTS.values():
         assert {look for _, look in make(np.random.default_rng(0))} <= set(orbit_objects.STATION)
+    flakes = [orbit_objects.FIT["flake"](np.random.default_rng(seed)) for seed in range(200)]
+    assert orbit_objects.SHARD.texture not in {look.texture for flake in flakes for _, look in flake}
 
 
 @pytest.mark.parametrize("kinds", scenes.ANOMALIES[1:])

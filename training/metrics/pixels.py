@@ -29,8 +29,9 @@ from flowclas_ros.training.metrics.levels import Levels
 class PixelResult:
     """Fractions; thresholds in the scores' unit; None where not asked for; counts of images and pixels.
 
-    recall and false_alarm_rate are the shares of anomalous and of normal pixels above the given threshold. pixels are
-    those labelled 0 or 1, anomaly_pixels those labelled 1, ignored_pixels all others.
+    recall and false_alarm_rate are the shares of anomalous and of normal pixels above the given threshold. images are
+    those with a labelled pixel (Lost and Found has others, which its 1043 do not count), pixels those labelled 0 or 1,
+    anomaly_pixels those labelled 1, ignored_pixels all others.
     """
 
     auprc: float
@@ -64,7 +65,7 @@ class PixelMetrics:
     def __init__(self, *, streaming: bool = False, regions: bool = False, threshold: float | None = None) -> None:
         self.streaming, self.regions, self.threshold = streaming, regions, threshold
         self._found = self._false = 0  # anomalous and normal pixels above the threshold
-        self._images = self._ignored = 0
+        self._images = self._labelled = self._ignored = 0
         self._kept: tuple[list[npt.NDArray[Any]], ...] = ([], [], [])  # normal, anomaly, weights of anomaly
         self._histogram = Histogram() if streaming else None
 
@@ -81,6 +82,7 @@ class PixelMetrics:
             raise FlowclasError("scores hold values that are not finite: evaluate in fp32, or fit the checkpoint again")
         weights = _region_weights(is_anomaly) if self.regions else None
         self._images += 1
+        self._labelled += bool(normal.size or anomaly.size)
         self._ignored += int(score.size - normal.size - anomaly.size)
         if self.threshold is not None:
             self._found += int(np.count_nonzero(anomaly > self.threshold))
@@ -106,7 +108,7 @@ class PixelMetrics:
             threshold=self.threshold,
             recall=None if self.threshold is None else self._found / levels.anomaly,
             false_alarm_rate=None if self.threshold is None else self._false / levels.normal,
-            images=self._images,
+            images=self._labelled,
             pixels=levels.normal + levels.anomaly,
             anomaly_pixels=levels.anomaly,
             ignored_pixels=self._ignored,

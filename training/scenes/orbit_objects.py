@@ -240,6 +240,16 @@ OFFCUTS = {
     f"offcut {name}": compounds.made_of(kind, STATION) for name, kind in compounds.KINDS.items() if name != "flake"
 }
 
+
+def flake(rng: np.random.Generator) -> Parts:
+    """A sheet, shard or plate of anything but a solar panel."""
+    while True:
+        parts = compounds.flake(rng)
+        if all(look.texture is not tex.solar_cells for _, look in parts):
+            return parts
+
+
 FIT = {f.__name__: f for f in (wrench, bolt, canister, foil_sheet, bracket, strut)} | compounds.KINDS | OFFCUTS
+FIT["flake"] = flake
 VAL = {f.__name__: f for f in (hammer, tool_bag, circuit_box)}
 TEST = {f.__name__: f for f in (cell_shard, drill, tank, camera, cable_coil, dish, small_satellite)}
