@@ -121,7 +121,51 @@ def test_a_live_self_mask_is_never_a_hazard_and_one_of_another_view_is_not_used(
         health(peer, "no self mask for")
 
 
+@pytest.mark.parametrize("kind", ["16 bit", "palette", "colour"])
+def test_a_self_mask_file_masks_whatever_is_not_zero(tmp_path, kind):
+    from PIL import Image as Picture
+
+    from flowclas_ros.node.self_mask import SelfMask
+
+    pixels = np.zeros((6, 8), np.uint16)
+    pixels[:3] = 1
+    saved = Picture.fromarray(pixels)
+    if kind == "palette":
+        saved = Picture.fromarray(pixels.astype(np.uint8)).convert("P")
+        saved.putpalette([0, 0, 0] * 256)
+    elif kind == "colour":
+        saved = Picture.fromarray(np.stack([pixels.astype(np.uint8)] * 3, axis=2))
+    saved.save(tmp_path / "mask.png")
+    mask, remark = SelfMask.from_setting(str(tmp_path / "mask.png"), "").of((6, 8), 0.0, 1.0)
+    assert (mask == (pixels > 0)).all() and not remark
+
+
 # ---------------------------------------------------------------- several cameras
+
+
+def test_names_that_are_remapped_to_one_another_are_remapped_once():
+    import rclpy
+
+    from flowclas_ros.node.inputs import Inputs
+    from flowclas_ros.node.parameters import Settings
+
+    swapped = [f"{a}/{name}:=/{b}/{name}" for a, b in (("left", "right"), ("right", "left"))
+               for name in ("image", "camera_info")]  # fmt: skip
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        arguments = ["--ros-args", *(word for rule in swapped for word in ("-r", rule))]
+        node = rclpy.create_node("detector", context=context, cli_args=arguments)
+        inputs = Inputs(node, "left", lambda *_: None, lambda: True, lambda _: None)
+        inputs.open(Settings(), None)
+        assert {subscription.topic_name for subscription in inputs._subscriptions} == {
+            "/right/image",
+            "/right/camera_info",
+        }
+        assert inputs.topic == "/right/image"
+        node.destroy_node()
+    finally:
+        context.try_shutdown()
 
 
 def test_two_cameras_in_one_node_each_get_their_own_answers(bench, direct, tmp_path):

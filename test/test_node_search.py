@@ -115,8 +115,10 @@ def test_a_device_that_cannot_be_had_is_told_and_the_frame_is_searched_all_the_s
 def test_a_swapped_detector_is_warmed_up_at_the_size_at_hand_and_the_old_one_closed(made):
     together, _, _ = frames(blank(), blank())
     made.search.frames(together, made.settings)
+    made.search.problem = "no room on cuda:9"
     second = Counting("second")
     made.search.swap(second)
+    assert made.search.problem == "", "which was the old one's"
     assert second.batches == [(2, 4, 6)] and made.search.detector is second and made.detector.closed
 
 

@@ -132,6 +132,16 @@ def test_a_flood_of_regions_is_cut_to_the_strongest():
     assert len(hazards) == 500 and hazards[-1].region.peak == 501.0
 
 
+def test_flicker_all_over_the_picture_neither_piles_up_nor_pushes_out_what_stays():
+    tracker, stays = HazardTracker(confirm_frames=2, forget_frames=30), region(5, 5, peak=2.0)
+    for turn in range(10):
+        flicker = [region(40 + 30 * (i % 20), 30 * (i // 20 + 20 * turn), peak=9.0) for i in range(400)]
+        listed = tracker.update([*flicker, stays], None, START + turn * FRAME)
+        assert [hazard.id for hazard in listed] == ([] if turn == 0 else [401])
+    assert len(tracker._tracks) == 500
+    assert [hazard.id for hazard in tracker.update([], None, START + 10 * FRAME)] == [401]
+
+
 @pytest.mark.parametrize(
     ("setting", "text"),
     [

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # Frames that arrive out of order step back by a frame or two; a bag that starts again or a clock that is set steps
 # back by more. Taking the first for the second would throw confirmed hazards away.
 BACKWARD_TOLERANCE = 500_000_000  # nanoseconds
-MOST = 500  # hazards; more regions than this are a threshold gone wrong, and the strongest are kept
+MOST = 500  # regions, and tracks; more than this are a threshold gone wrong, and the strongest are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,11 @@ class HazardTracker:
             if index not in taken:
                 tracks.append(TrackedHazard(self._next_id, region, place, 1, 0, 0 if place else 1))
                 self._next_id += 1
-        self._tracks = [track for track in tracks if track.missed < self.forget_frames]
+        tracks = [track for track in tracks if track.missed < self.forget_frames]
+        if len(tracks) > MOST:
+            # confirmed before not, seen before held: what flickers all over must not crowd out what stays
+            tracks.sort(key=lambda track: (track.seen < self.confirm_frames, track.missed, -track.region.peak))
+        self._tracks = tracks[:MOST]
         confirmed = [track for track in self._tracks if track.seen >= self.confirm_frames]
         self.pending = sum(track.seen < self.confirm_frames and not track.missed for track in self._tracks)
         return sorted(confirmed, key=lambda hazard: -hazard.region.peak)

@@ -113,13 +113,14 @@ def stream(node: Node) -> None:
     rate = chosen.pop("rate")
     publishers = Publishers(node)
     renderer = Renderer(domain=chosen.pop("scene"), fps=rate, **chosen)
-    due, warned = time.monotonic(), False
+    due, warned = None, False
     try:
         while node.context.ok():
             rclpy.spin_once(node, timeout_sec=0.0)
             frame = renderer.next(0.1)
             if frame is None:
                 continue
+            due = due or time.monotonic()  # not before the first frame, which waits for the renderer's start
             time.sleep(max(0.0, due - time.monotonic()))
             publishers.send(frame)
             due += 1 / rate

@@ -53,7 +53,9 @@ class Inputs:
             self._subscribe(
                 Image, f"{self._prefix}self_mask", settings, lambda message: mask.update(message, time.monotonic())
             )
-        self._subscribe(CompressedImage if compressed else Image, self.topic, settings, self._on_image)
+        # by its own name, as the others: one that is resolved already would be remapped once more
+        topic = self.topic if compressed else f"{self._prefix}image"
+        self._subscribe(CompressedImage if compressed else Image, topic, settings, self._on_image)
 
     def shut(self) -> int:
         """Unsubscribe; how many images were held back for their depth and are let go."""

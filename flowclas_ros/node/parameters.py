@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # ~/state is not among them, nor is /diagnostics: whoever relies on the detector must always hear of it
+FLOAT32 = 3.4028235e38  # the largest, as scores and the state's threshold are
 OUTPUTS = ("score", "heatmap", "mask", "overlay", "hazards", "points", "markers", "camera_info")
 
 
@@ -217,7 +218,7 @@ def contradiction(settings: Settings) -> str:
         choices, value = entry.metadata["choices"], getattr(settings, name)
         if choices and value not in choices:
             return f"{name} '{value}' is none of {', '.join(choices)}"
-    if math.isinf(settings.threshold):
+    if abs(settings.threshold) > FLOAT32:  # which NaN is not
         return f"threshold {settings.threshold} is not a score in nats per dimension: .nan takes false_alarm_rate's"
     if math.isnan(settings.threshold) and not 0 < settings.false_alarm_rate < 1:
         return f"false_alarm_rate {settings.false_alarm_rate:g} is not between 0 and 1: 0.001 is one pixel in 1000"

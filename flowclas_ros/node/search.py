@@ -108,6 +108,7 @@ class Search:
         self._set_threshold(detector, self._applied)
         self._warm_up(detector)
         old, self.detector = self.detector, detector
+        self.problem = ""  # it was the old one's
         old.close()
 
     def close(self) -> None:

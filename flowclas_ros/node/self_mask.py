@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import BrokenImageError, check_layout
 
 ASPECT_TOLERANCE = 0.01  # relative: a mask of another aspect ratio shows another view
@@ -37,10 +38,14 @@ class SelfMask:
         """Of the parameter self_mask: None for "", a live one for "topic", else the file's. Raises FlowclasError."""
         if setting in ("", "topic"):
             return cls(live=True) if setting else None
-        from flowclas_ros.detection.images import read_image
+        from flowclas_ros.detection.images import read_image, read_labels
 
-        picture = read_image(Path(setting.replace("{camera}", camera)))
-        return cls(np.asarray(picture.any(axis=2), dtype=bool))
+        path = Path(setting.replace("{camera}", camera))
+        try:
+            pixels = read_labels(path) != 0
+        except FlowclasError:  # of several channels, or not readable at all
+            pixels = read_image(path).any(axis=2)
+        return cls(np.asarray(pixels, dtype=bool))
 
     @property
     def live(self) -> bool:

@@ -1,8 +1,9 @@
 """`ros2 run flowclas_ros servo_guard`: pauses MoveIt Servo when the detector sees a hazard, or does not see.
 
-Subscribes to the detector's `state`, calls Servo's pause service (std_srvs/SetBool, Jazzy and newer). It never resumes
-by itself: `~/resume` (std_srvs/Trigger) does, and only while the view is searched and free. A supervisor, not a safety
-function: a robot that shares its space with people needs a certified one as well.
+Subscribes to the detector's `state`, calls Servo's pause service (std_srvs/SetBool, Jazzy and newer), and calls it
+again while it is paused, since a Servo that was restarted comes up running. It never resumes by itself: `~/resume`
+(std_srvs/Trigger) does, and only while the view is searched and free. A supervisor, not a safety function: a robot that
+shares its space with people needs a certified one as well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from flowclas_ros.node.running import run
 
 TICK = 0.05  # seconds between two looks at whether the state is overdue
 ANSWER = 0.5  # seconds that Servo has to answer before it is asked again
+AGAIN = 1.0  # seconds after which a paused Servo is asked anew: it may be another one, or somebody may have let it go
+STATES = 10  # that wait for a guard that is kept from running: a hazard among them must not be lost to the next one
 
 
 class ServoGuard(Node):
@@ -43,9 +46,10 @@ class ServoGuard(Node):
         self._state: DetectorState | None = None
         self._heard = time.monotonic()
         self._paused: str = ""  # why; empty while Servo may run
-        self._acknowledged = False
+        self._acknowledged = False  # once at least
+        self._answered = 0.0  # when it last was
         self._asked: tuple[float, Any] | None = None  # when, and the future
-        self.create_subscription(DetectorState, "state", self._on_state, output_qos())
+        self.create_subscription(DetectorState, "state", self._on_state, output_qos(STATES))
         self.create_service(Trigger, "~/resume", self._on_resume)
         # steady: a stopped /clock must not stop the watch
         self.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -66,9 +70,10 @@ class ServoGuard(Node):
     def _tick(self) -> None:
         reason = self._reason()
         if reason and not self._paused:
-            self._paused, self._acknowledged, self._asked = reason, False, None
+            self._forget_request()
+            self._paused, self._acknowledged = reason, False
             self.get_logger().error(f"pausing Servo: {reason}")
-        if self._paused and not self._acknowledged:
+        if self._paused and not (self._acknowledged and time.monotonic() - self._answered < AGAIN):
             self._ask()
 
     def _ask(self) -> None:
@@ -77,17 +82,25 @@ class ServoGuard(Node):
             since, future = self._asked
             if future.done():
                 answer = future.result()
-                self._acknowledged = bool(answer is not None and answer.success)
                 self._asked = None
-                if self._acknowledged:
-                    self.get_logger().warning("Servo is paused; call ~/resume when the way is free")
+                if answer is not None and answer.success:
+                    if not self._acknowledged:
+                        self.get_logger().warning("Servo is paused; call ~/resume when the way is free")
+                    self._acknowledged, self._answered = True, time.monotonic()
                     return
             elif time.monotonic() - since < ANSWER:
                 return
+            self._forget_request()
         if self._servo.service_is_ready():
             self._asked = (time.monotonic(), self._servo.call_async(SetBool.Request(data=True)))
         else:
             self.get_logger().error(f"nobody serves {self._servo.srv_name}", throttle_duration_sec=2.0)
+
+    def _forget_request(self) -> None:
+        """Let go of one that was not answered: rclpy would keep it for ever."""
+        if self._asked is not None:
+            self._servo.remove_pending_request(self._asked[1])
+        self._asked = None
 
     def _on_resume(self, request: Any, response: Any) -> Any:
         reason = self._reason()
@@ -97,6 +110,7 @@ class ServoGuard(Node):
             response.success, response.message = False, f"not resumed: nobody serves {self._servo.srv_name}"
         else:
             self._paused = ""
+            self._forget_request()
             self._servo.call_async(SetBool.Request(data=False))
             response.success, response.message = True, "Servo was told to resume"
         return response
