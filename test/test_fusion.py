@@ -168,8 +168,8 @@ def test_the_margins_scenes_are_as_many_as_asked_for_never_the_same_and_the_same
     config = load_config(tmp_path / "fit.yaml", overrides)
     module = FitModule(FlowCLAS(config.model), config, open_data(config.data, config.seed))
     module.trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu")
-    features, labels = (torch.cat(parts) for parts in zip(*module._margin_batches(), strict=True))
-    again, _ = (torch.cat(parts) for parts in zip(*module._margin_batches(), strict=True))
-    assert len(features) == 24 == len({tuple(scene.flatten().tolist()) for scene in features})
-    assert torch.equal(features, again)
-    assert all((scene == 1).any() for scene in labels)
+    batches, again = list(module._margin_batches()), list(module._margin_batches())
+    scenes = [image for batch in batches for image in batch["image"]]
+    assert len(scenes) == 24 == len({tuple(scene.flatten().tolist()) for scene in scenes})
+    assert all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, again, strict=True))
+    assert all((label == 1).any() for batch in batches for label in batch["label"])
