@@ -22,6 +22,11 @@ ASPECT_TOLERANCE = 0.01  # relative: a mask of another aspect ratio shows anothe
 Mask = npt.NDArray[np.bool_]
 
 
+def mask_file(setting: str, camera: str) -> Path:
+    """The file that the parameter self_mask names for a camera."""
+    return Path(setting.replace("{camera}", camera))
+
+
 class SelfMask:
     """One camera's. The executor's thread brings messages (`update`), the worker's asks (`of`)."""
 
@@ -40,7 +45,7 @@ class SelfMask:
             return cls(live=True) if setting else None
         from flowclas_ros.detection.images import read_image, read_labels
 
-        path = Path(setting.replace("{camera}", camera))
+        path = mask_file(setting, camera)
         try:
             pixels = read_labels(path) != 0
         except FlowclasError:  # of several channels, or not readable at all

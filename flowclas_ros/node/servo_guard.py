@@ -8,6 +8,7 @@ shares its space with people needs a certified one as well.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -46,8 +47,7 @@ class ServoGuard(Node):
         self._state: DetectorState | None = None
         self._heard = time.monotonic()
         self._paused: str = ""  # why; empty while Servo may run
-        self._acknowledged = False  # once at least
-        self._answered = 0.0  # when it last was
+        self._confirmed = -math.inf  # when Servo last said that it is paused
         self._asked: tuple[float, Any] | None = None  # when, and the future
         self.create_subscription(DetectorState, "state", self._on_state, output_qos(STATES))
         self.create_service(Trigger, "~/resume", self._on_resume)
@@ -71,9 +71,9 @@ class ServoGuard(Node):
         reason = self._reason()
         if reason and not self._paused:
             self._forget_request()
-            self._paused, self._acknowledged = reason, False
+            self._paused, self._confirmed = reason, -math.inf
             self.get_logger().error(f"pausing Servo: {reason}")
-        if self._paused and not (self._acknowledged and time.monotonic() - self._answered < AGAIN):
+        if self._paused and time.monotonic() - self._confirmed >= AGAIN:
             self._ask()
 
     def _ask(self) -> None:
@@ -84,9 +84,9 @@ class ServoGuard(Node):
                 answer = future.result()
                 self._asked = None
                 if answer is not None and answer.success:
-                    if not self._acknowledged:
+                    if math.isinf(self._confirmed):
                         self.get_logger().warning("Servo is paused; call ~/resume when the way is free")
-                    self._acknowledged, self._answered = True, time.monotonic()
+                    self._confirmed = time.monotonic()
                     return
             elif time.monotonic() - since < ANSWER:
                 return

@@ -15,6 +15,7 @@ import flowclas_ros
 from flowclas_ros.detection.detector import Detector
 from flowclas_ros.detection.images import list_images, write_bytes, write_json
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.self_mask import mask_file
 from flowclas_ros.replay.annotated import prefix
 from flowclas_ros.replay.camera_pass import CameraPass
 from flowclas_ros.replay.cameras import Camera
@@ -130,7 +131,7 @@ def _masks_digests(camera: Camera, job: Job) -> dict[str, str]:
         if job.masks is not None:
             digests["masks_sha256"] = _digest(list_images(job.masks), job.masks)
         if job.settings.self_mask:
-            path = Path(job.settings.self_mask.replace("{camera}", camera.name))  # as SelfMask reads it
+            path = mask_file(job.settings.self_mask, camera.name)
             digests["self_mask_sha256"] = _digest([path], path.parent)
     except OSError as error:
         raise FlowclasError(f"mask {error.filename} cannot be read: {error.strerror}") from error

@@ -249,7 +249,7 @@ def flake(rng: np.random.Generator) -> Parts:
             return parts
 
 
-FIT = {f.__name__: f for f in (wrench, bolt, canister, foil_sheet, bracket, strut)} | compounds.KINDS | OFFCUTS
-FIT["flake"] = flake
+NAMED = {f.__name__: f for f in (wrench, bolt, canister, foil_sheet, bracket, strut)}
+FIT = NAMED | compounds.KINDS | {"flake": flake} | OFFCUTS
 VAL = {f.__name__: f for f in (hammer, tool_bag, circuit_box)}
 TEST = {f.__name__: f for f in (cell_shard, drill, tank, camera, cable_coil, dish, small_satellite)}
