@@ -82,7 +82,7 @@ class Stage:
 
     def advance(self, time: float) -> None:
         """Go on to `time` in seconds."""
-        steps = int(np.ceil((time - self.time) / STEP - 1e-9))
+        steps = int(np.ceil((time - self.time) / STEP - 1e-9)) if self._free else 0  # rails need no steps
         for step in range(steps):
             self.model.opt.timestep = (time - self.time) / (steps - step)
             self._set()
@@ -99,7 +99,7 @@ class Stage:
         for name, index in self._mocap.items():
             position, matrix = self.scene.rails[name](self.time)
             self.data.mocap_pos[index] = position
-            self.data.mocap_quat[index] = quaternion(matrix)
+            self._mj.mju_mat2Quat(self.data.mocap_quat[index], np.ravel(matrix))
         for name, address in self._joints.items():
             self.data.qpos[address] = self.scene.joints[name](self.time)
         for foreign, q, v in self._free:
@@ -107,28 +107,11 @@ class Stage:
                 continue
             waits = self.time < foreign.time
             self.data.qpos[q : q + 3] = (0, 0, -1000.0 - 10 * q) if waits else foreign.position
-            self.data.qpos[q + 3 : q + 7] = quaternion(foreign.rotation)
+            self._mj.mju_mat2Quat(self.data.qpos[q + 3 : q + 7], np.ravel(foreign.rotation))
             self.data.qvel[v : v + 3] = 0 if waits else foreign.velocity
             self.data.qvel[v + 3 : v + 6] = 0 if waits else foreign.spin
             if not waits:
                 self._let_go.add(foreign.name)
-
-
-def quaternion(matrix: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation to (w, x, y, z), the largest component positive."""
-    m = matrix
-    # the eigenvector of this matrix (Bar-Itzhack 2000) needs no case distinction
-    k = np.array(
-        [
-            [m[0, 0] + m[1, 1] + m[2, 2], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]],
-            [0, m[0, 0] - m[1, 1] - m[2, 2], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0]],
-            [0, 0, m[1, 1] - m[0, 0] - m[2, 2], m[1, 2] + m[2, 1]],
-            [0, 0, 0, m[2, 2] - m[0, 0] - m[1, 1]],
-        ]
-    )
-    _, vectors = np.linalg.eigh(k, UPLO="U")
-    q = vectors[:, -1]
-    return q if q[np.abs(q).argmax()] > 0 else -q
 
 
 def looking(
