@@ -7,7 +7,7 @@ import numpy as np
 from flowclas_ros.training.scenes.engine import Renderer
 from flowclas_ros.training.scenes.film import SUBFRAMES
 from flowclas_ros.training.scenes.mesh import rotation
-from flowclas_ros.training.scenes.stage import looking, random_rotation
+from flowclas_ros.training.scenes.stage import looking, quaternion, random_rotation
 from flowclas_ros.training.scenes.world import Parts, World, centred, parts_size
 
 SIDE = 160  # px of the picture that a thing about fills
@@ -36,7 +36,7 @@ def _batch(seed: int, things: list[Parts], rng: np.random.Generator, upright: bo
         for number in range(len(things)):
             data.mocap_pos[number] = (APART * number, 0, 0)
             turn = rotation("z", rng.uniform(0, 360)) if upright else random_rotation(rng)
-            world.mj.mju_mat2Quat(data.mocap_quat[number], np.ravel(turn))
+            data.mocap_quat[number] = quaternion(turn)
         world.mj.mj_forward(model, data)
         return [
             _portrait(renderer, data, number, parts_size(parts), rng, upright) for number, parts in enumerate(things)

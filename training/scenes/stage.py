@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from flowclas_ros.training.scenes import engine
 from flowclas_ros.training.scenes.world import STEP, World
 
 Pose = tuple[np.ndarray, np.ndarray]  # position (3,) in metres, rotation (3, 3)
@@ -99,7 +100,7 @@ class Stage:
         for name, index in self._mocap.items():
             position, matrix = self.scene.rails[name](self.time)
             self.data.mocap_pos[index] = position
-            self._mj.mju_mat2Quat(self.data.mocap_quat[index], np.ravel(matrix))
+            self.data.mocap_quat[index] = quaternion(matrix)
         for name, address in self._joints.items():
             self.data.qpos[address] = self.scene.joints[name](self.time)
         for foreign, q, v in self._free:
@@ -107,11 +108,18 @@ class Stage:
                 continue
             waits = self.time < foreign.time
             self.data.qpos[q : q + 3] = (0, 0, -1000.0 - 10 * q) if waits else foreign.position
-            self._mj.mju_mat2Quat(self.data.qpos[q + 3 : q + 7], np.ravel(foreign.rotation))
+            self.data.qpos[q + 3 : q + 7] = quaternion(foreign.rotation)
             self.data.qvel[v : v + 3] = 0 if waits else foreign.velocity
             self.data.qvel[v + 3 : v + 6] = 0 if waits else foreign.spin
             if not waits:
                 self._let_go.add(foreign.name)
+
+
+def quaternion(matrix: np.ndarray) -> np.ndarray:
+    """(3, 3) rotation to (w, x, y, z)."""
+    found = np.empty(4)
+    engine.load().mju_mat2Quat(found, np.ravel(matrix))
+    return found
 
 
 def looking(
