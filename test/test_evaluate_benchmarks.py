@@ -1,6 +1,8 @@
 """`flowclas evaluate --benchmark`: what each benchmark reports, and scores as the SMIYC toolkit reads them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,32 @@ def test_smiyc_scores_are_exported_as_the_toolkit_reads_them_for_hidden_labels_t
     assert stored.dtype == np.float32
     np.testing.assert_array_equal(stored, expected)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_full_disk_in_an_export_is_one_line_and_leaves_nothing_behind(tmp_path):
+    pytest.importorskip("h5py", reason="needs h5py (extra training)")
+    # In a process of its own: HDF5 used to take the whole process down.
+    script = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.benchmarks import BENCHMARKS, Pair
+from flowclas_ros.training.smiyc_export import SmiycExport
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that may not grow stands for a disk that is full
+export = SmiycExport(Path(sys.argv[1]), BENCHMARKS["smiyc_anomaly"], "smiyc_anomaly", method="ours")
+score = np.random.default_rng(0).normal(size=(200, 300)).astype(np.float32)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    export.add(Pair("a", Path("a.jpg"), None), score)
+except FlowclasError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cannot write" in done.stdout and "a.hdf5" in done.stdout
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_mvtec_reports_regions_and_whole_images(tmp_path, checkpoint):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from flowclas_ros.detection.images import write_bytes
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.files import replacing
 from flowclas_ros.training.benchmarks import Benchmark, Pair
 
 
@@ -45,8 +46,7 @@ class SmiycExport:
 def _write(path: Path, score: npt.NDArray[np.float32]) -> None:
     import h5py
 
-    try:
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-            file.create_dataset("value", data=score.astype(np.float32, copy=False), compression="gzip")
-    except OSError as error:
-        raise FlowclasError(f"cannot write {path}: {error.strerror or error}; free the disk") from error
+    whole = io.BytesIO()  # HDF5 crashes the process where it cannot write to the disk itself
+    with h5py.File(whole, "w") as file:
+        file.create_dataset("value", data=score.astype(np.float32, copy=False), compression="gzip")
+    write_bytes(path, whole.getvalue())
