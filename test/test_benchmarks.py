@@ -175,6 +175,21 @@ def test_the_data_sets_own_folder_may_be_named_as_its_root(tmp_path):
     assert [pair.image.stem for pair in pairs] == ["validation_1", "validation_2"]  # 21 is not in the toolkit's split
 
 
+def test_a_root_that_is_called_like_the_data_sets_first_folder_is_a_root(tmp_path):
+    street_hazards(tmp_path / "test")  # where the archive of the test split was unpacked
+    _, pairs = open_benchmark("street_hazards", tmp_path / "test")
+    assert pairs == open_benchmark("street_hazards", tmp_path / "test" / "test")[1] and len(pairs) == 2
+
+
+@pytest.mark.parametrize(("name", "tree", "count"), CASES, ids=[tree.__name__ for _, tree, _ in CASES])
+def test_hidden_files_as_a_mac_packs_them_are_no_frames(tmp_path, name, tree, count):
+    tree(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    _, pairs = open_benchmark(name, tmp_path)
+    assert len(pairs) == count
+
+
 def test_images_whose_labels_are_not_public_are_there_for_the_export_only(tmp_path):
     smiyc_anomaly(tmp_path)
     benchmark, pairs = open_benchmark("smiyc_anomaly", tmp_path)

@@ -285,8 +285,8 @@ def _name(path: Path, root: Path) -> str:
 
 def _top(root: Path, pattern: str) -> Path:
     """The folder that the pattern starts from, also where its first folder was named instead."""
-    root = root.expanduser()
-    return root.parent if root.name == pattern.split("/")[0] else root
+    root, first = root.expanduser(), pattern.split("/")[0]
+    return root.parent if root.name == first and not (root / first).is_dir() else root
 
 
 def _check_index(path: Path, there: set[str], what: str) -> None:

@@ -24,7 +24,8 @@ class Found:
 def find(root: Path, pattern: str) -> list[Found]:
     """Files below `root` that match a pattern such as `train/{path/}normal/{id}.png`, in the order of their paths.
 
-    `{id}` stands for part of a name, `{path/}` for any number of folders, none included.
+    `{id}` stands for part of a name, `{path/}` for any number of folders, none included. Hidden files are left out:
+    archives packed on a Mac hold a `._NAME` beside every file.
     """
     regex, last = "", 0
     for field in _FIELD.finditer(pattern):
@@ -35,8 +36,9 @@ def find(root: Path, pattern: str) -> list[Found]:
     matcher = re.compile(regex + re.escape(pattern[last:]))
     found = []
     for path in root.glob(_FIELD.sub(lambda field: "**/" if field[2] else "*", pattern)):
-        match = matcher.fullmatch(path.relative_to(root).as_posix())
-        if match and path.is_file():
+        inner = path.relative_to(root)
+        match = matcher.fullmatch(inner.as_posix())
+        if match and path.is_file() and not any(part.startswith(".") for part in inner.parts):
             found.append(Found(path, match.groupdict()))
     return sorted(found, key=lambda one: one.path)
 
