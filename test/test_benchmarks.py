@@ -169,6 +169,21 @@ def test_a_label_without_its_image_names_both(tmp_path):
         open_benchmark("smiyc_anomaly", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "tree", "label"),
+    [
+        ("mvtec", mvtec, "ground_truth/hole/000_mask.png"),
+        ("street_hazards", street_hazards, "test/annotations/test/t6/7.png"),
+        ("allo", allo, "test_v3/normal/seq1/masks/000.png"),
+    ],
+)
+def test_an_image_without_its_label_is_not_left_out_in_silence_where_no_count_would_tell(tmp_path, name, tree, label):
+    tree(tmp_path)
+    (tmp_path / label).unlink()
+    with pytest.raises(FlowclasError, match=r"1 image\(s\) have no label file .*, such as .*\.png"):
+        open_benchmark(name, tmp_path)
+
+
 def test_the_data_sets_own_folder_may_be_named_as_its_root(tmp_path):
     smiyc_obstacle(tmp_path)
     _, pairs = open_benchmark("smiyc_obstacle", tmp_path / "dataset_ObstacleTrack")

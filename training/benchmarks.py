@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from flowclas_ros.detection.images import list_images, read_labels, read_mask
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.layouts import find_any, partner
+from flowclas_ros.training.layouts import find, find_any, partner
 
 Range = tuple[int, int]
 COMPONENTS, REGIONS, IMAGES, PER_IMAGE = "components", "aupro", "image_auroc", "mean_per_image"
@@ -203,6 +203,8 @@ def open_benchmark(name: str, root: Path) -> tuple[Benchmark, list[Pair]]:
     if benchmark.unlabelled:
         _, good = find_any(root, [benchmark.unlabelled], name)
         pairs += [Pair(_name(f.path, root), f.path, None, all_normal=True, benchmark=benchmark) for f in good]
+    if benchmark.published is None:  # no count would tell that some are not there
+        _check_labelled(root, benchmark, pairs, name)
     return benchmark, pairs
 
 
@@ -287,6 +289,14 @@ def _top(root: Path, pattern: str) -> Path:
     """The folder that the pattern starts from, also where its first folder was named instead."""
     root, first = root.expanduser(), pattern.split("/")[0]
     return root.parent if root.name == first and not (root / first).is_dir() else root
+
+
+def _check_labelled(root: Path, benchmark: Benchmark, pairs: Sequence[Pair], what: str) -> None:
+    known = {pair.image for pair in pairs}
+    lacking = [found.path for found in find(root, benchmark.images[0]) if found.path not in known]
+    if lacking:
+        raise FlowclasError(f"{what}: {len(lacking)} image(s) have no label file {benchmark.labels[0]} in {root}, such "
+                            f"as {lacking[0]}")  # fmt: skip
 
 
 def _check_index(path: Path, there: set[str], what: str) -> None:
