@@ -87,6 +87,22 @@ def test_a_manifest_is_reported_by_condition_and_pooled(tmp_path, checkpoint, ca
     assert "adverse: auprc" in printed and "threshold for 30.00% false alarms: recall" in printed
 
 
+def test_a_condition_without_an_anomaly_costs_no_figure_of_the_rest(tmp_path, checkpoint, capsys):
+    lines = ["image,mask,condition"]
+    for index, (condition, value) in enumerate((("fog", 1), ("clear", 0))):
+        write(tmp_path / f"{index}.png")
+        write(tmp_path / f"{index}_mask.png", mask=True, anomaly=value)
+        lines.append(f"{index}.png,{index}_mask.png,{condition}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    result = evaluate(tmp_path / "list.csv", checkpoint, "manifest", tmp_path, "--false_alarm_rate", 0.3)
+    clear, fog = result["conditions"]["clear"], result["conditions"]["fog"]
+    assert "labelled 1 (anomaly)" in clear["note"] and clear["recall"] is None
+    normal = H * W - 5 * W  # the ignored rows
+    both = clear["false_alarm_rate"] * normal + fog["false_alarm_rate"] * (normal - 200)
+    assert both / (2 * normal - 200) == pytest.approx(result["false_alarm_rate"]) and 0 < clear["false_alarm_rate"] < 1
+    assert "clear: no pixel of the 1 mask(s) is labelled 1" in capsys.readouterr().out
+
+
 def test_smiyc_scores_are_exported_as_the_toolkit_reads_them_for_hidden_labels_too(tmp_path, checkpoint, capsys):
     h5py = pytest.importorskip("h5py", reason="needs h5py (extra training)")
     top = tmp_path / "dataset_AnomalyTrack"

@@ -145,7 +145,10 @@ def _say(result: dict[str, Any], arguments: argparse.Namespace) -> None:
         asked = f"at the threshold for {arguments.false_alarm_rate:.2%} false alarms"
         print(f"  {asked}: recall {result['recall']:.3f}, false alarms {result['false_alarm_rate']:.2%}")
     for condition, own in result.get("conditions", {}).items():
-        print(f"  {condition}: auprc {own['auprc']:.4f}  fpr95 {own['fpr95']:.4f}  over {own['images']} images")
+        if "note" in own:
+            print(f"  {condition}: {own['note']}")
+        else:
+            print(f"  {condition}: auprc {own['auprc']:.4f}  fpr95 {own['fpr95']:.4f}  over {own['images']} images")
     published = result.get("published_images")
     if published not in (None, result["images"]):
         print(f"note: the published {arguments.benchmark} has {published} images: figures of {result['images']} differ")

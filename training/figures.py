@@ -41,7 +41,7 @@ class Figures:
         return self.images.update(score, mask)
 
     def compute(self) -> dict[str, Any]:
-        """Plain values for a JSON file. Raises FlowclasError when no pixel, or none of a condition, has one class."""
+        """Plain values for a JSON file. Raises FlowclasError when no pixel has one of the two classes."""
         result = self.pixels.compute().to_dict()
         if self.benchmark.published is not None:
             result["published_images"] = self.benchmark.published
@@ -50,7 +50,7 @@ class Figures:
         if COMPONENTS in self.benchmark.report:
             result[COMPONENTS] = self._components(result["f1_threshold"])
         if self.conditions:
-            result["conditions"] = {name: _of_condition(name, own) for name, own in sorted(self.conditions.items())}
+            result["conditions"] = {name: _of_condition(own) for name, own in sorted(self.conditions.items())}
         return result
 
     def _keep(self, score: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> None:
@@ -73,8 +73,9 @@ class Figures:
         return {**components.compute(), "min_predicted": predicted, "min_truth": true}
 
 
-def _of_condition(name: str, pixels: PixelMetrics) -> dict[str, Any]:
+def _of_condition(pixels: PixelMetrics) -> dict[str, Any]:
+    """Its figures; of pixels of one class, as fair weather without a hazard has, those that there are and why."""
     try:
         return pixels.compute().to_dict()
     except FlowclasError as error:
-        raise FlowclasError(f"condition '{name}': {error}") from error
+        return {"note": str(error), **pixels.at_threshold()}

@@ -105,14 +105,21 @@ class PixelMetrics:
             f1_max=f1,
             f1_threshold=threshold,
             aupro=figures.area_under_pro(levels),
-            threshold=self.threshold,
-            recall=None if self.threshold is None else self._found / levels.anomaly,
-            false_alarm_rate=None if self.threshold is None else self._false / levels.normal,
+            **self.at_threshold(),
             images=self._labelled,
             pixels=levels.normal + levels.anomaly,
             anomaly_pixels=levels.anomaly,
             ignored_pixels=self._ignored,
         )
+
+    def at_threshold(self) -> dict[str, float | None]:
+        """threshold, recall and false_alarm_rate as in PixelResult; None for the share of a class without a pixel."""
+        normal, anomaly = self._sizes()
+        return {
+            "threshold": self.threshold,
+            "recall": None if self.threshold is None or not anomaly else self._found / anomaly,
+            "false_alarm_rate": None if self.threshold is None or not normal else self._false / normal,
+        }
 
     def curves(self, points: int = 400) -> dict[str, list[float]]:
         """recall, precision and false_positive_rate at about `points` falling thresholds, each at a step of the recall.
@@ -134,11 +141,15 @@ class PixelMetrics:
             "false_positive_rate": (false / levels.normal).tolist(),
         }
 
-    def _levels(self) -> Levels:
+    def _sizes(self) -> tuple[int, int]:
+        """How many normal and anomaly pixels there are."""
         if self._histogram is not None:
-            normal, anomaly = self._histogram.sizes()
-        else:
-            normal, anomaly = (sum(values.size for values in kept) for kept in self._kept[:2])
+            return self._histogram.sizes()
+        normal, anomaly = (sum(values.size for values in kept) for kept in self._kept[:2])
+        return normal, anomaly
+
+    def _levels(self) -> Levels:
+        normal, anomaly = self._sizes()
         for count, label, name in ((anomaly, 1, "anomaly"), (normal, 0, "normal")):
             if count == 0:
                 raise FlowclasError(
