@@ -139,6 +139,17 @@ def test_the_reference_travels_in_the_calibration_table_and_an_older_table_has_n
     assert statistic == pytest.approx(DriftMonitor(1.0).update(frame, 1, reference).statistic, abs=1e-3)
 
 
+@pytest.mark.parametrize("level", np.float32([1.9108851, 0.80936015, 1.8199073]))
+def test_many_pixels_of_one_score_are_no_drift_after_the_table_was_stored(level):
+    rng = np.random.default_rng(8)
+    scenes = [scene(rng, level=0.0) for _ in range(21)]
+    for frames in scenes:
+        for score in frames:
+            score[: H // 2] = level  # a black sky
+    again = DriftReference.from_dict(json.loads(json.dumps(fit(scenes[:20]).to_dict())))
+    assert not any(alarms(again, scenes[20]))
+
+
 @pytest.mark.parametrize("change", [{"edges": [1.0]}, {"edges": []}, {"profile": "x"}, {"limit": None}])
 def test_a_damaged_drift_table_is_refused(reference, change):
     with pytest.raises(FlowclasError, match="drift table"):
