@@ -1,6 +1,7 @@
 """Calibration: the promised false-alarm bound, the table's size, and heat."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -107,6 +108,33 @@ def test_the_stored_table_is_small_and_gives_the_same_thresholds_after_a_round_t
 
 def test_fit_reads_a_stream_of_scenes_once():
     assert Calibration.fit(scene for scene in scenes_of(5)).scenes == 5
+
+
+@pytest.mark.parametrize("decimals", [None, 1], ids=["fine", "ties"])
+def test_a_scene_may_come_frame_by_frame_and_its_pixels_count_alike(decimals):
+    rng = np.random.default_rng(0)
+    whole = scenes_of(30, pixels=6000)
+    if decimals is not None:
+        whole = [scene.round(decimals) for scene in whole]
+    cuts = [np.sort(rng.choice(np.arange(1, 6000), 7, replace=False)) for _ in whole]
+    by_frame = Calibration.fit(iter(np.split(scene, cut)) for scene, cut in zip(whole, cuts, strict=True))
+    at_once = Calibration.fit(whole)
+    assert (by_frame.scenes, by_frame.pixels) == (30, 30 * 6000)
+    for rate in (0.3, 0.1, 1e-2, 1e-3, 1e-4):
+        threshold = by_frame.threshold(rate)
+        assert mean_share(whole, threshold) <= rate
+        assert threshold == pytest.approx(at_once.threshold(rate), abs=0.02)
+
+
+def test_memory_is_that_of_a_frame_however_long_a_scene_is():
+    rng = np.random.default_rng(0)
+    frame = 1_000_000
+    tracemalloc.start()
+    calibration = Calibration.fit([(rng.standard_normal(frame, np.float32) for _ in range(16))])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert calibration.pixels == 16 * frame
+    assert peak < 6 * 4 * frame  # four bytes a pixel: six frames of the scene's sixteen
 
 
 def test_ties_and_constant_scenes_keep_the_bound():

@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
@@ -46,22 +46,26 @@ def calibrate(model: FlowCLAS, frames: Sequence[Frame], device: torch.device) ->
 
 def _scene_scores(
     model: FlowCLAS, frames: Sequence[Frame], device: torch.device, samples: list[list[np.ndarray]]
-) -> Iterator[np.ndarray]:
-    """Each scene's scores; a sample of each of its frames goes to `samples`."""
+) -> Iterator[Iterator[np.ndarray]]:
+    """Each scene's score maps, frame by frame; a sample of each of its frames goes to `samples`."""
     shown = track(sorted(frames, key=lambda f: (f.scene, f.path)), description="calibrating")
-    for scene, members in groupby(shown, key=lambda f: f.scene):
-        scores = []
+    for _, members in groupby(shown, key=lambda f: f.scene):
         samples.append([])
-        for frame in members:
-            values = score_image(model, read_image(frame.path), device)
-            if not np.isfinite(values).all():
-                raise FlowclasError(
-                    f"'{frame.path}' (scene {scene}) has scores that are not finite: the fit diverged; "
-                    "lower optimiser.lr or raise loss.alpha"
-                )
-            scores.append(values.ravel())
-            samples[-1].append(sample(values))
-        yield np.concatenate(scores)
+        yield _frame_scores(model, members, device, samples[-1])
+
+
+def _frame_scores(
+    model: FlowCLAS, frames: Iterable[Frame], device: torch.device, samples: list[np.ndarray]
+) -> Iterator[np.ndarray]:
+    for frame in frames:
+        values = score_image(model, read_image(frame.path), device)
+        if not np.isfinite(values).all():
+            raise FlowclasError(
+                f"'{frame.path}' (scene {frame.scene}) has scores that are not finite: the fit diverged; "
+                "lower optimiser.lr or raise loss.alpha"
+            )
+        samples.append(sample(values))
+        yield values
 
 
 @torch.inference_mode()

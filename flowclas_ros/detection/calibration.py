@@ -11,14 +11,14 @@ F(t) <= rate, hardly feels n. Changing from one to the other there would give a 
 fewer false alarms. So the bound is kept down to rate = 2 / (n + 1), where it asks for F(t) <= 1 / n, and the empirical
 quantile goes on from that very t: no rate gives a lower threshold than a higher one. `guaranteed` says which it is.
 
-Both compactions (a scene's scores -> its knots, all scenes -> the table) only ever overstate F, so every threshold
-from the table is at or above the exact one, and the bound survives them.
+All compactions (a frame's scores -> its knots, all frames -> the scene's, all scenes -> the table) only ever overstate
+F, so every threshold from the table is at or above the exact one, and the bound survives them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,11 +32,12 @@ from flowclas_ros.errors import FlowclasError
 HEAT_DECADES = 6.0
 """Heat 1 is a score that one normal pixel in 10**6 exceeds; heat 1/6 is one in ten, 1/3 one in a hundred."""
 
-_SCENE_KNOTS = 4096  # log-spaced shares kept of one scene: 0.4 % apart over seven decades
+_SCENE_KNOTS = 4096  # log-spaced shares kept of one frame, and of one scene: 0.4 % apart over seven decades
 _TABLE_KNOTS = 1024  # log-spaced shares kept of the mean curve: 1.6 % apart, some 30 kB of JSON
 _HEAT_BINS = 65536
 
 FloatArray = npt.NDArray[np.float64]
+Curve = tuple[FloatArray, FloatArray]  # knots (score, share of pixels above it); score rising, last share 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,38 +58,23 @@ class Calibration:
     drift: DriftReference | None = None
 
     @classmethod
-    def fit(cls, scene_scores: Iterable[npt.NDArray[Any]]) -> Calibration:
-        """Build the table from one array of scores (any shape, nats per dimension) per held-out normal scene.
+    def fit(cls, scene_scores: Iterable[npt.NDArray[Any] | Iterable[npt.NDArray[Any]]]) -> Calibration:
+        """Build the table from the scores (nats per dimension) of every held-out normal scene.
 
-        Scenes are read once and compacted one by one, so a generator keeps the memory at one scene.
+        A scene is one array of any shape, or its frames' arrays one by one. Scenes and frames are read once and
+        compacted one by one, so generators keep the memory at one frame however long a scene is.
         Raises FlowclasError when there is no scene, or one is empty or holds a non-finite score.
         """
-        levels, drops, pixels = [], [], 0
-        for index, scores in enumerate(scene_scores):
-            values = np.sort(np.asarray(scores, dtype=np.float32), axis=None)
-            if values.size == 0:
-                raise FlowclasError(f"calibration scene {index} holds no pixel: leave it out, or check its mask")
-            if not np.isfinite(values[[0, -1]]).all():  # NaN sorts last, so both ends tell
-                raise FlowclasError(
-                    f"calibration scene {index} holds a non-finite score: fit with a lower learning rate or in fp32"
-                )
-            level, share = _scene_curve(values)
-            levels.append(level)
-            drops.append(-np.diff(share, prepend=1.0))
-            pixels += values.size
-        if not levels:
+        curves, pixels = [], 0
+        for index, scene in enumerate(scene_scores):
+            curve, size = _scene_curve([scene] if isinstance(scene, np.ndarray) else scene, index)
+            curves.append(curve)
+            pixels += size
+        if not curves:
             raise FlowclasError("calibration got 0 scenes: give at least one held-out normal image")
-        scenes = len(levels)
-        level, drop = np.concatenate(levels), np.concatenate(drops)
-        order = np.argsort(level, kind="stable")
-        level = level[order]
-        share = np.clip(1.0 - np.cumsum(drop[order]) / scenes, 0.0, 1.0)
-        last_of_ties = np.append(level[1:] != level[:-1], True)
-        level, share = level[last_of_ties], share[last_of_ties]
-        # Rounding may leave 1e-16 where every scene's share is 0; it must not understate anything before that.
-        share = np.where(level >= level[-1], 0.0, np.minimum(share + 1e-12, 1.0))
+        level, share = _mean_curve(curves, [1] * len(curves))
         rates, thresholds = _thin(share, level, _TABLE_KNOTS)
-        return cls(rates=rates, thresholds=thresholds, scenes=scenes, pixels=pixels)
+        return cls(rates=rates, thresholds=thresholds, scenes=len(curves), pixels=pixels)
 
     @property
     def lowest_guaranteed(self) -> float:
@@ -170,8 +156,30 @@ class Calibration:
         return calibration
 
 
-def _scene_curve(values: npt.NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
-    """Knots (score, share of pixels above it) of one scene from its sorted scores; score rising, last share 0."""
+def _scene_curve(frames: Iterable[npt.NDArray[Any]], index: int) -> tuple[Curve, int]:
+    """The curve of all pixels of a scene's frames, and how many they are."""
+    curves, sizes = [], []
+    for scores in frames:
+        values = np.sort(np.asarray(scores, dtype=np.float32), axis=None)
+        if values.size == 0:
+            continue
+        if not np.isfinite(values[[0, -1]]).all():  # NaN sorts last, so both ends tell
+            raise FlowclasError(
+                f"calibration scene {index} holds a non-finite score: fit with a lower learning rate or in fp32"
+            )
+        curves.append(_frame_curve(values))
+        sizes.append(values.size)
+    if not curves:
+        raise FlowclasError(f"calibration scene {index} holds no pixel: leave it out, or check its mask")
+    if len(curves) == 1:
+        return curves[0], sizes[0]
+    level, share = _mean_curve(curves, sizes)
+    share, level = _thin(share, level, _SCENE_KNOTS)
+    return (level, share), sum(sizes)
+
+
+def _frame_curve(values: npt.NDArray[np.float32]) -> Curve:
+    """The curve of sorted scores."""
     count = values.size
     wanted = np.geomspace(1.0, 1.0 / count, _SCENE_KNOTS)
     above = np.append(np.unique(np.floor(wanted * count).astype(np.int64))[::-1], 0)
@@ -179,6 +187,19 @@ def _scene_curve(values: npt.NDArray[np.float32]) -> tuple[FloatArray, FloatArra
     level = np.unique(values[count - 1 - above])
     share = (count - np.searchsorted(values, level, side="right")) / count  # exact, ties included
     return level.astype(np.float64), share
+
+
+def _mean_curve(curves: Sequence[Curve], weights: Sequence[int]) -> Curve:
+    """The weighted mean of curves."""
+    level = np.concatenate([levels for levels, _ in curves])
+    drop = np.concatenate([-w * np.diff(share, prepend=1.0) for w, (_, share) in zip(weights, curves, strict=True)])
+    order = np.argsort(level, kind="stable")
+    level = level[order]
+    share = np.clip(1.0 - np.cumsum(drop[order]) / sum(weights), 0.0, 1.0)
+    last_of_ties = np.append(level[1:] != level[:-1], True)
+    level, share = level[last_of_ties], share[last_of_ties]
+    # Rounding may leave 1e-16 where every share is 0; it must not understate anything before that.
+    return level, np.where(level >= level[-1], 0.0, np.minimum(share + 1e-12, 1.0))
 
 
 def _thin(share: FloatArray, level: FloatArray, knots: int) -> tuple[FloatArray, FloatArray]:
