@@ -1,6 +1,7 @@
 """`flowclas evaluate --benchmark`: what each benchmark reports, and scores as the SMIYC toolkit reads them."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,28 @@ def test_mvtec_reports_regions_and_whole_images(tmp_path, checkpoint):
     result = evaluate(tmp_path, checkpoint, "mvtec", tmp_path, "--streaming")
     assert 0 <= result["aupro"] <= 1 and result["image_auroc"] in (0.0, 0.5, 1.0)
     assert result["images"] == 2 and "components" not in result
+
+
+def test_an_evaluation_that_is_killed_leaves_no_score_maps_behind(tmp_path, checkpoint):
+    write(tmp_path / "images/0.png")
+    write(tmp_path / "masks/0.png", mask=True)
+    # Killed once a frame's maps are kept.
+    script = """
+import os, signal, sys
+from flowclas_ros import cli
+from flowclas_ros.training.figures import Figures
+
+def kill(self):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Figures.compute = kill
+cli.main(sys.argv[1:])
+"""
+    words = ["evaluate", "--checkpoint", checkpoint, "--device", "cpu", "--benchmark", "folder", "--root", tmp_path]
+    words += ["--json", tmp_path / "out" / "f.json"]
+    done = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(

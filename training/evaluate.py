@@ -70,8 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     sheet = Sheet(calibration)
     rows: list[dict[str, Any]] = []
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=arguments.json.parent, prefix=".evaluate-") as folder:
-        figures = Figures(benchmark, streaming=arguments.streaming, folder=Path(folder), threshold=threshold)
+    # Without a name, so that nothing is left behind by whatever ends the process.
+    with tempfile.TemporaryFile(dir=arguments.json.parent) as file:
+        figures = Figures(benchmark, streaming=arguments.streaming, file=file, threshold=threshold)
         unlabelled = unlabelled_pairs(benchmark, arguments.root, pairs) if arguments.export else []
         with progress_bar("evaluate", len(pairs) + len(unlabelled), "images") as advance:
             for pair in [*pairs, *unlabelled]:

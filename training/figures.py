@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +16,15 @@ class Figures:
     """Pooled pixel figures, those of each condition, and what else `benchmark.report` names.
 
     Components need the threshold of the best F1, which is known only in the end: until then score maps and masks wait
-    in `folder`, 5 bytes a pixel. threshold: a checkpoint's own, nats per dimension, if it has one.
+    in `file`, an empty one, 5 bytes a pixel. threshold: a checkpoint's own, nats per dimension, if it has one.
     """
 
-    def __init__(self, benchmark: Benchmark, *, streaming: bool, folder: Path, threshold: float | None) -> None:
-        self.benchmark, self.streaming, self.folder = benchmark, streaming, folder
+    def __init__(self, benchmark: Benchmark, *, streaming: bool, file: IO[bytes], threshold: float | None) -> None:
+        self.benchmark, self.streaming = benchmark, streaming
         self.pixels = PixelMetrics(streaming=streaming, regions=REGIONS in benchmark.report, threshold=threshold)
         self.images = ImageMetrics()
         self.conditions: dict[str, PixelMetrics] = {}
-        self._kept: list[Path] = []
+        self._file, self._kept = file, 0  # frames in it
 
     def update(
         self, pair: Pair, score: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]
@@ -54,22 +53,21 @@ class Figures:
         return result
 
     def _keep(self, score: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> None:
-        path = self.folder / f"{len(self._kept)}.npz"
         try:
-            np.savez(path, score=score, mask=mask)
+            for values in (score, mask):
+                np.save(self._file, values)
         except OSError as error:
             raise FlowclasError(
-                f"cannot keep a score map in {path.parent}: {error.strerror or error}; free the disk, or put --json "
-                "on another one"
+                f"cannot keep a score map: {error.strerror or error}; free the disk, or put --json on another one"
             ) from error
-        self._kept.append(path)
+        self._kept += 1
 
     def _components(self, threshold: float) -> dict[str, Any]:
         predicted, true = self.benchmark.component_sizes
         components = ComponentMetrics(threshold, min_predicted=predicted, min_truth=true)
-        for path in self._kept:
-            with np.load(path) as kept:
-                components.update(kept["score"], kept["mask"])
+        self._file.seek(0)
+        for _ in range(self._kept):
+            components.update(np.load(self._file), np.load(self._file))
         return {**components.compute(), "min_predicted": predicted, "min_truth": true}
 
 
