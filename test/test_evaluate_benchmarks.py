@@ -85,7 +85,7 @@ def test_a_manifest_is_reported_by_condition_and_pooled(tmp_path, checkpoint, ca
         assert (figures["recall"], figures["false_alarm_rate"]) == (above[anomaly].mean(), above[~anomaly].mean())
         assert 0 < figures["recall"] < 1
     printed = capsys.readouterr().out
-    assert "adverse: auprc" in printed and "threshold for 30.00% false alarms: recall" in printed
+    assert "adverse: auprc" in printed and "threshold for 30 % false alarms: recall" in printed
 
 
 def test_a_condition_without_an_anomaly_costs_no_figure_of_the_rest(tmp_path, checkpoint, capsys):
@@ -149,6 +149,13 @@ except FlowclasError as error:
     assert done.returncode == 0, done.stderr
     assert "cannot write" in done.stdout and "a.hdf5" in done.stdout
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_small_rate_is_said_and_not_rounded_to_none(tmp_path, checkpoint, capsys):
+    write(tmp_path / "images/0.png")
+    write(tmp_path / "masks/0.png", mask=True)
+    evaluate(tmp_path, checkpoint, "folder", tmp_path, "--false_alarm_rate", 1e-5)
+    assert "at the threshold for 0.001 % false alarms: recall" in capsys.readouterr().out
 
 
 def test_mvtec_reports_regions_and_whole_images(tmp_path, checkpoint):

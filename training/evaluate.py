@@ -143,8 +143,8 @@ def _say(result: dict[str, Any], arguments: argparse.Namespace) -> None:
     figures += "  ".join(f"{name} {result[name]:.4f}" for name in ("auprc", "auroc", "fpr95"))
     print(f"{figures}  over {result['images']} images, {result['pixels']} pixels -> {arguments.json}")
     if result["threshold"] is not None:
-        asked = f"at the threshold for {arguments.false_alarm_rate:.2%} false alarms"
-        print(f"  {asked}: recall {result['recall']:.3f}, false alarms {result['false_alarm_rate']:.2%}")
+        asked, observed = (f"{100 * rate:.3g} %" for rate in (arguments.false_alarm_rate, result["false_alarm_rate"]))
+        print(f"  at the threshold for {asked} false alarms: recall {result['recall']:.3f}, false alarms {observed}")
     for condition, own in result.get("conditions", {}).items():
         if "note" in own:
             print(f"  {condition}: {own['note']}")
