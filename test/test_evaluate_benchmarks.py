@@ -202,6 +202,15 @@ def test_half_a_choice_of_data_is_one_line(tmp_path, checkpoint, capsys, options
     assert code == 2 and words in capsys.readouterr().err
 
 
+def test_a_folder_as_the_json_is_refused_before_anything_is_scored(tmp_path, checkpoint, capsys, monkeypatch):
+    write(tmp_path / "images/0.png")
+    write(tmp_path / "masks/0.png", mask=True)
+    monkeypatch.setattr(Scorer, "score_batch", lambda *_: pytest.fail("scored"))
+    words = ["evaluate", "--checkpoint", checkpoint, "--benchmark", "folder", "--root", tmp_path, "--json", tmp_path]
+    assert cli.main([str(word) for word in words]) == 2
+    assert f"--json {tmp_path} is a folder: name the file" in capsys.readouterr().err
+
+
 def test_an_export_of_a_benchmark_that_the_toolkit_does_not_know_is_refused(tmp_path, checkpoint, capsys):
     write(tmp_path / "images/0.png")
     write(tmp_path / "masks/0.png", mask=True)
