@@ -21,6 +21,7 @@ from flowclas_ros.model.checkpoint import save_checkpoint
 from flowclas_ros.model.config import FlowCLASConfig
 from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flowclas import FlowCLAS
+from flowclas_ros.training import evaluate_pictures
 
 H, W = 40, 56
 RNG = np.random.default_rng(11)
@@ -187,6 +188,22 @@ cli.main(sys.argv[1:])
     done = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(("count", "best", "worst"), [(1, 1, 0), (3, 2, 1), (6, 3, 3), (20, 4, 4)])
+def test_the_sheet_has_its_best_and_worst_frames_each_once(monkeypatch, count, best, worst):
+    labels = []
+    monkeypatch.setattr(
+        evaluate_pictures, "contact_sheet", lambda rows, **_: labels.extend(t[0] for r in rows for t in r)
+    )
+    sheet = evaluate_pictures.Sheet(None)
+    for index in np.random.default_rng(0).permutation(count):
+        row = {"name": f"{index:02d}", "auprc": index / count}
+        sheet.add(row, np.zeros((H, W, 3), np.uint8), np.zeros((H, W), np.uint8), np.zeros((H, W), np.float32))
+    sheet.draw({"auprc": 0.5, "fpr95": 0.5, "auroc": 0.5, "images": count})
+    shown = [label for label in labels if ": " in label]
+    assert sorted(label for label in shown if "best" in label) == [f"best: {count - best + i:02d}" for i in range(best)]
+    assert sorted(label for label in shown if "worst" in label) == [f"worst: {i:02d}" for i in range(worst)]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ class Sheet:
 
     def draw(self, result: dict[str, Any]) -> npt.NDArray[np.uint8]:
         best = [entry[2] for entry in sorted(self._best, key=lambda entry: -entry[0])]
+        best = best[: (self._count + 1) // 2]  # of a few frames half, or there would be none left to call worst
         shown = {row["name"] for row, *_ in best}
         worst = [entry[2] for entry in sorted(self._worst, key=lambda entry: entry[0])]
         worst = [frame for frame in worst if frame[0]["name"] not in shown]
