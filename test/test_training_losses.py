@@ -54,6 +54,20 @@ def test_contrastive_loss_is_its_definition(form, extra_count):
     assert float(value) == pytest.approx(by_loops(anchors, labels, extra, 0.3, form == "supcon"), abs=1e-9)
 
 
+@pytest.mark.parametrize("form", ["infonce", "supcon"])
+def test_the_contrastive_gradient_is_the_same_where_the_network_runs_in_half_precision(form):
+    torch.manual_seed(0)
+    labels = torch.tensor([0, 1]).repeat_interleave(64)
+    centres = 3 * torch.randn(2, 32)
+    anchors = F.normalize(torch.randn(128, 32) + centres[labels], dim=1).requires_grad_()
+    gradients = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = contrastive_loss(anchors, labels, anchors[:0], LossConfig(contrastive=form))
+        gradients += torch.autograd.grad(loss, anchors)
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_an_anchor_without_any_positive_is_left_out():
     anchors = F.normalize(torch.randn(3, 4).double(), dim=1)
     labels = torch.tensor([0, 0, 1])

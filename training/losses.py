@@ -166,7 +166,9 @@ def contrastive_loss(anchors: Tensor, anchor_labels: Tensor, extra: Tensor, conf
     """
     contrast = torch.cat([anchors, extra])
     contrast_labels = torch.cat([anchor_labels, anchor_labels.new_full((extra.shape[0],), OUTLIER)])
-    similarity = anchors @ contrast.T / config.temperature
+    # Never in half precision: once the classes stand apart, the gradient is what large terms leave of one another.
+    with torch.autocast(anchors.device.type, enabled=False):
+        similarity = anchors @ contrast.T / config.temperature
     self_mask = torch.eye(anchors.shape[0], contrast.shape[0], dtype=torch.bool, device=anchors.device)
     positive = (anchor_labels[:, None] == contrast_labels[None, :]) & ~self_mask
     if config.contrastive == "supcon":
