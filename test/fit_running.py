@@ -13,7 +13,8 @@ from flowclas_ros.training.config_file import load_config
 
 STEPS = 9  # three epochs of three
 YAML = """
-model: {backbone: {name: mobilenetv2_100, weights: random, layers: [1], stride: 8}, flow: {steps: 1}, projection_dim: 8}
+model: {backbone: {name: mobilenetv2_100, weights: random, layers: [1], stride: 8}, flow: {steps: 1, noise: 0.1},
+        projection_dim: 8}
 data: {train: [ROOT/train], val: [ROOT/val], scene_block: 2, outliers: {cutouts: ROOT/cut}, batch_size: 4,
        x_out_size: [64, 64], jitter: 0.1}
 paste: {min_size: 0.3, max_size: 0.8}

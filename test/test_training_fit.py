@@ -78,6 +78,14 @@ def test_another_seed_gives_other_weights(fit_root, whole_fit):
     )
 
 
+def test_the_flows_noise_is_on_the_features_that_it_is_fitted_on(fit_root):
+    options = ("--trainer.max_epochs", "1", "--optimiser.ema", "0")
+    fits = [load_file(fit(fit_root, f"noise{noise}", "--model.flow.noise", noise, *options)) for noise in ("0", "1")]
+    start, key = "flow.whitening.weight", "flow.steps.0.coupling.drive_first.2.weight"
+    assert torch.equal(fits[0][start], fits[1][start])  # which both take from the features as they are
+    assert not torch.equal(fits[0][key], fits[1][key])
+
+
 def test_a_folder_with_a_run_in_it_is_refused(fit_root, whole_fit):
     with pytest.raises(FlowclasError, match="holds a run already; go on with --resume"):
         fit(fit_root, "whole")

@@ -170,7 +170,7 @@ def _model_config(config: FitConfig) -> Any:
 
 
 def _initialise(model: FlowCLAS, config: FitConfig, data: FitData, device: torch.device) -> None:
-    model.to(device).eval()
+    model.to(device)  # and not in eval mode: Lightning would leave it there, and the flow without its noise
     batches = FeatureBatches(model, data.train, config)
 
     class Shown:  # progress for the long passes only: ActNorm looks at one batch more
