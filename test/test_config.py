@@ -87,6 +87,7 @@ def test_free_dictionaries_take_any_key(tmp_path):
         (["stray"], "argument 'stray' has no option before it"),
         (["--loss.alpha", "0", "--loss.contrastive", "none"], "leaves nothing to fit"),
         (["--model.flow.steps", "0"], "method gaussian"),
+        (["--model.projection_dim", "0"], "loss.contrastive infonce .* model.projection_dim is 0"),
         (["--data.train", "[]"], "data.train names no folder"),
         (["--data.crop", "[64, 64]", "--model.short_side", "96"], "cannot go together"),
         ([*LABELLED, "--data.exposed_val", "seen"], "data.exposed_val 'seen' has no class labels"),

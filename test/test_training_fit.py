@@ -163,6 +163,12 @@ def test_bad_data_is_one_line(fit_root, overrides, text, capsys):
     assert line.startswith("error: ") and text.replace("ROOT", str(fit_root)) in line
 
 
+def test_a_fit_that_diverges_is_one_line_with_the_way_out(fit_root):
+    steep = ("--optimiser.lr", "1e6", "--optimiser.clip", "0", "--trainer.max_epochs", "1")
+    with pytest.raises(FlowclasError, match=r"not finite at step 3: the fit diverged; lower optimiser\.lr"):
+        fit(fit_root, "steep", *steep)
+
+
 @pytest.mark.slow
 def test_the_kit_fits_end_to_end_in_a_few_steps(kit, tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWCLAS_KIT", str(kit))

@@ -269,6 +269,11 @@ class FitConfig:
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2^31 - 1")
         if self.method == "flowclas":
             self._check_track()
+        if self.method == "flowclas" and self.loss.contrastive != "none" and not self.model.projection_dim:
+            raise FlowclasError(
+                f"loss.contrastive {self.loss.contrastive} is of the projection head, and model.projection_dim is 0; "
+                "give it some channels, such as 128, or set loss.contrastive none"
+            )
         if self.method == "flowclas" and self.model.flow.steps == 0 and self.loss.fits_flow:
             raise FlowclasError("method flowclas with model.flow.steps 0 has nothing to train; use method gaussian")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.flowclas import FlowCLAS
 from flowclas_ros.training.batches import by_size, collate
 from flowclas_ros.training.config import FitConfig
@@ -177,6 +178,11 @@ class FitModule(L.LightningModule):
                 logits = self.model.to_image(self.model.logits(features), height, width)
                 self.iou.update(logits, batch["classes"][places, :height, :width])
             score, labels = self.model.image_score(features, images), batch["label"][places, :height, :width]
+            if not bool(torch.isfinite(score).all()):
+                raise FlowclasError(
+                    f"the scores of validation scenes are not finite at step {self.trainer.global_step}: the fit "
+                    "diverged; lower optimiser.lr or raise loss.alpha"
+                )
             self.metrics.update(score.cpu().numpy(), labels.cpu().numpy())
             inliers = score[labels == INLIER]
             total, count = self.inlier_score
