@@ -271,6 +271,8 @@ def _create(config: BackboneConfig, is_transformer: bool) -> nn.Module:
     except Exception as error:  # timm and the hub raise many types; each means: this backbone is not to be had
         where = "timm's hub" if config.weights == "hub" else f"'{config.weights}'"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, IndexError) and config.layers:  # "list index out of range", in timm's words
+            reason = f"it does not have all of the layers {list(config.layers)}"
         raise FlowclasError(
             f"backbone '{config.name}' could not be made with weights from {where}: {reason}; "
             "give a local file as backbone weights, or check name, layers and kwargs"

@@ -31,8 +31,8 @@ class FlowConfig:
         hidden_ratio: hidden channels of a subnet as a share of C.
         clamp: bound of a coupling's log-scale: ``clamp * tanh(raw)``.
         whitening: fit a full-covariance whitening as the first layer.
-        noise: standard deviation of Gaussian noise on the (whitened) features, in training mode only; it keeps the
-            couplings from learning the few pseudo-outliers by heart.
+        noise: standard deviation of Gaussian noise on the (whitened) features, in training mode only, against learning
+            the few pseudo-outliers by heart.
         seed: of the fixed permutations.
         type: ``glow``, the paper's: all channels on one grid; ``fastflow``: a flow of its own for each layer of the
             backbone (fastflow.py); ``uflow``: stages from the coarsest layer to the finest (uflow.py). L is the steps
