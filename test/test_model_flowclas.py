@@ -244,6 +244,10 @@ def test_two_scales_take_any_size(size):
             lambda: FrozenBackbone(BackboneConfig("mobilenetv2_100", "random", layers=(4, 2, -1))),
             r"backbone.layers \[4, 2, -1\] names layer 4 of 5 twice",
         ),
+        (
+            lambda: FrozenBackbone(BackboneConfig("mobilenetv2_100", "random", layers=(5, 11))),
+            r"does not have all of the layers \[5, 11\]",
+        ),
         (lambda: FlowCLASConfig(short_side=3), "short_side is 3"),
         (lambda: FlowCLASConfig(margin_weight=1.0, projection_dim=0), "0 without a projection head"),
         (lambda: FlowCLASConfig(memory_weight=1.0), "memory_weight is 1.0 with margin_weight 0.0"),
