@@ -12,9 +12,9 @@ from record import ROOT, kit_folder
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.progress import progress_bar
-from flowclas_ros.training.config import DataConfig
 from flowclas_ros.training.corruptions import corrupt
 from flowclas_ros.training.data import list_frames
+from flowclas_ros.training.data_config import DataConfig
 
 # as config/training/kit_road.yaml: ten consecutive frames of a drive are a scene
 SCENES = DataConfig(train=("",), sequence_regex="^([^_]+)_", scene_block=10)

@@ -120,7 +120,8 @@ def fit_in_two_precisions(device: torch.device, epochs: int) -> list[dict[str, A
     kit = Path(os.environ.get("FLOWCLAS_KIT") or ROOT.parent / "shared" / "kit")
     if not (kit / "README.md").is_file():
         return f"skipped: no kit at {kit}, set FLOWCLAS_KIT"
-    from flowclas_ros.training.config import DataConfig, FitConfig, OptimiserConfig, OutlierConfig, TrainerConfig
+    from flowclas_ros.training.config import FitConfig, OptimiserConfig, TrainerConfig
+    from flowclas_ros.training.data_config import DataConfig, OutlierConfig
     from flowclas_ros.training.fit import fit
 
     edge = PRESETS["flowclas_edge"]

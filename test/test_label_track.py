@@ -24,9 +24,9 @@ from flowclas_ros.model import (
 )
 from flowclas_ros.training import fit as fitting
 from flowclas_ros.training.batches import collate
-from flowclas_ros.training.config import DataConfig, LabelConfig
 from flowclas_ros.training.config_file import load_config
 from flowclas_ros.training.data import MixDataset, list_frames
+from flowclas_ros.training.data_config import DataConfig, LabelConfig
 from flowclas_ros.training.labels import read_class_map
 from flowclas_ros.training.losses import IGNORE, LossConfig
 from flowclas_ros.training.outliers import CutoutFolder

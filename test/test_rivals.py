@@ -18,7 +18,8 @@ import rivals  # noqa: E402
 
 from flowclas_ros.detection.images import write_png  # noqa: E402
 from flowclas_ros.model import BackboneConfig, FlowCLASConfig, FlowConfig  # noqa: E402
-from flowclas_ros.training.config import DataConfig, FitConfig, OutlierConfig  # noqa: E402
+from flowclas_ros.training.config import FitConfig  # noqa: E402
+from flowclas_ros.training.data_config import DataConfig, OutlierConfig  # noqa: E402
 
 
 @pytest.fixture

@@ -103,8 +103,8 @@ def test_the_same_seed_gives_the_same_bag(tmp_path):
 
 def test_the_folder_is_what_a_fit_and_an_evaluation_read(tmp_path):
     from flowclas_ros.training.benchmarks import pair_folders
-    from flowclas_ros.training.config import DataConfig, OutlierConfig
     from flowclas_ros.training.data import InlierDataset, list_frames
+    from flowclas_ros.training.data_config import DataConfig, OutlierConfig
     from flowclas_ros.training.outliers import open_outliers
 
     folder = tmp_path / "made"

@@ -9,8 +9,9 @@ import torch
 
 from flowclas_ros.model import BackboneConfig, FlowCLAS, FlowCLASConfig, FlowConfig
 from flowclas_ros.training.batches import collate
-from flowclas_ros.training.config import DataConfig, FitConfig, OutlierConfig
+from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.data import FitData
+from flowclas_ros.training.data_config import DataConfig, OutlierConfig
 from flowclas_ros.training.module import FitModule, batch_features
 from flowclas_ros.training.outlier_split import NoOutliers
 

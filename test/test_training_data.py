@@ -13,7 +13,6 @@ from flowclas_ros.detection.images import through_jpeg
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.augment import augment, fit_into
 from flowclas_ros.training.batches import collate
-from flowclas_ros.training.config import DataConfig
 from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.data import (
     MixDataset,
@@ -21,6 +20,7 @@ from flowclas_ros.training.data import (
     hold_out_scenes,
     list_frames,
 )
+from flowclas_ros.training.data_config import DataConfig
 from flowclas_ros.training.losses import LossConfig, flowclas_loss, labels_to_grid
 from flowclas_ros.training.outliers import CutoutFolder
 from flowclas_ros.training.pseudo_outliers import PasteConfig, paste

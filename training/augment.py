@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from flowclas_ros.training.config import DataConfig
+from flowclas_ros.training.data_config import DataConfig
 from flowclas_ros.training.pseudo_outliers import IGNORE
 
 

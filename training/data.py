@@ -18,8 +18,9 @@ from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.augment import augment, fit_into, jitter
 from flowclas_ros.training.benchmarks import inlier_images
-from flowclas_ros.training.config import DataConfig, FitConfig
+from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.corruptions import maybe_corrupt
+from flowclas_ros.training.data_config import DataConfig
 from flowclas_ros.training.exposed import ExposedDataset, to_tensor
 from flowclas_ros.training.labels import label_path, read_class_map
 from flowclas_ros.training.outlier_split import NoOutliers, draw_share, hold_out

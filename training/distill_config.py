@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import BackboneConfig
-from flowclas_ros.training.config import DataConfig, OptimiserConfig, TrainerConfig
+from flowclas_ros.training.config import OptimiserConfig, TrainerConfig
+from flowclas_ros.training.data_config import DataConfig
 from flowclas_ros.training.pseudo_outliers import PasteConfig
 
 

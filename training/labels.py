@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.config import LabelConfig
+from flowclas_ros.training.data_config import LabelConfig
 from flowclas_ros.training.outliers import parallel
 from flowclas_ros.training.pseudo_outliers import IGNORE
 

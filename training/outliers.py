@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from flowclas_ros.detection.images import list_images, read_image
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.config import OutlierConfig
+from flowclas_ros.training.data_config import OutlierConfig
 
 # Photos with any of these are never outliers of a road scene (FlowCLAS, section 4.1; shared with PEBAL and RPL).
 ROAD_CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
