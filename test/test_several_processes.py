@@ -23,8 +23,9 @@ def fit(root, processes, batch_size):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "flowclas_ros.cli", "fit"]
     command += ["--config", str(root / "fit.yaml"), "--output", str(output), "--trainer.devices", str(processes)]
-    # The data are of one size, as crops are: of several, each process would pad to the largest of its own batch.
-    command += ["--data.batch_size", str(batch_size), "--trainer.max_epochs", "2"]
+    # The data are of one size, as crops are: of several, each process would pad to the largest of its own batch. And
+    # noise is each process's own.
+    command += ["--data.batch_size", str(batch_size), "--trainer.max_epochs", "2", "--model.flow.noise", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
