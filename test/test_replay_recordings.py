@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ import yaml
 from node_support import make_checkpoint, picture
 from replay_support import STAMPS, TOPIC, frames, metrics, read, replay
 from rosbags import rosbag2
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from test_frames import STORE, TYPES, compressed, record
+
+from flowclas_ros.replay.annotated import message_store
 
 
 def test_broken_frames_and_changing_sizes_are_counted_and_named(tmp_path, checkpoint):
@@ -71,6 +76,96 @@ def test_a_ros_1_bag_replays(tmp_path, checkpoint):
     np.testing.assert_array_equal(written["/image"].data, pixels.ravel())
     assert written["/image"].header.frame_id == "camera"
     np.testing.assert_array_equal(written["/camera_info"].k, np.eye(3).ravel())
+
+
+def ros_1_bag(path, topics: dict[str, tuple[str, dict, list]], latched: tuple[str, ...] = ()):
+    """A ROS 1 bag with one frame on /image and, by topic, messages of a type: its name, definition and contents."""
+    rosbag1 = pytest.importorskip("rosbags.rosbag1")
+    store = get_typestore(Stores.ROS1_NOETIC)
+    for kind, definition, _ in topics.values():
+        if kind not in store.fielddefs:
+            store.register(get_types_from_msg(definition, kind))
+    header = store.types["std_msgs/msg/Header"](1, store.types["builtin_interfaces/msg/Time"](5, 0), "camera")
+    image = {"height": 96, "width": 128, "encoding": "rgb8", "is_bigendian": 0, "step": 384}
+    frame = store.types["sensor_msgs/msg/Image"](header, **image, data=picture(0).ravel())
+    with rosbag1.Writer(path) as writer:
+        for topic, (kind, _, contents) in {"/image": ("sensor_msgs/msg/Image", "", [frame]), **topics}.items():
+            connection = writer.add_connection(topic, kind, typestore=store, latching=int(topic in latched))
+            for message in contents:
+                writer.write(connection, 1000, store.serialize_ros1(message, kind))
+    return path
+
+
+def offered(path) -> dict[str, list]:
+    """By topic the QoS with which a player publishes."""
+    with AnyReader([path], default_typestore=message_store()) as reader:
+        return {connection.topic: connection.ext.offered_qos_profiles for connection in reader.connections}
+
+
+def test_what_ros_1_latched_reaches_whoever_comes_later(tmp_path, checkpoint):
+    text = SimpleNamespace(data="hello")
+    none = SimpleNamespace(transforms=[])
+    transforms = "geometry_msgs/TransformStamped[] transforms"
+    bag = ros_1_bag(
+        tmp_path / "old.bag",
+        {
+            "/tf_static": ("tf2_msgs/msg/TFMessage", transforms, [none]),
+            "/map": ("std_msgs/msg/String", "", [text]),
+            "/chat": ("std_msgs/msg/String", "", [text]),
+        },
+        latched=("/map",),
+    )
+    assert replay(bag, checkpoint, tmp_path / "out", "--keep", "/map", "--keep", "/chat") == 0
+    found = offered(tmp_path / "out" / "annotated.mcap")
+    for topic in ("/tf_static", "/map"):
+        (profile,) = found[topic]
+        assert (profile.durability.name, profile.reliability.name) == ("TRANSIENT_LOCAL", "RELIABLE")
+    assert found["/chat"] == found["/image"] == []
+
+
+def test_the_transforms_of_ros_1s_first_years_are_kept_as_those_of_ros_2(tmp_path, checkpoint):
+    transform = SimpleNamespace(
+        header=SimpleNamespace(seq=1, stamp=SimpleNamespace(sec=5, nanosec=0), frame_id="map"),
+        child_frame_id="camera",
+        transform=SimpleNamespace(
+            translation=SimpleNamespace(x=1.0, y=2.0, z=3.0), rotation=SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+        ),
+    )
+    definition = "geometry_msgs/TransformStamped[] transforms"
+    tf = {"/tf": ("tf/msg/tfMessage", definition, [SimpleNamespace(transforms=[transform])])}
+    assert replay(ros_1_bag(tmp_path / "old.bag", tf), checkpoint, tmp_path / "out") == 0
+    (kept,) = (message for topic, _, message in read(tmp_path / "out" / "annotated.mcap") if topic == "/tf")
+    assert kept.__msgtype__ == "tf2_msgs/msg/TFMessage"
+    assert kept.transforms[0].child_frame_id == "camera" and kept.transforms[0].transform.translation.z == 3.0
+
+
+def test_kept_messages_that_ros_2_cannot_take_are_noted(tmp_path, checkpoint):
+    sonar = SimpleNamespace(  # ROS 2's has a variance
+        header=SimpleNamespace(seq=1, stamp=SimpleNamespace(sec=5, nanosec=0), frame_id=""),
+        radiation_type=0,
+        **dict.fromkeys(("field_of_view", "min_range", "max_range", "range"), 1.0),
+    )
+    topics = {"/sonar": ("sensor_msgs/msg/Range", "", [sonar] * 2)}
+    bag = ros_1_bag(tmp_path / "old.bag", topics)
+    assert replay(bag, checkpoint, tmp_path / "out", "--keep", "/sonar") == 0
+    (note,) = metrics(tmp_path / "out")["notes"]
+    assert note.startswith("2 message(s) of /sonar are none of ROS 2's")
+
+
+def test_the_recorded_qos_is_kept_in_the_notation_that_every_distribution_reads(tmp_path, checkpoint):
+    unset = QosTime(0, 0)
+    qos = Qos(
+        *(QosHistory.KEEP_LAST, 5, QosReliability.BEST_EFFORT, QosDurability.VOLATILE, unset, unset),
+        *(QosLiveliness.AUTOMATIC, unset, False),
+    )
+    with rosbag2.Writer(tmp_path / "drive", version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(TOPIC, "sensor_msgs/msg/Image", typestore=STORE, offered_qos_profiles=[qos])
+        writer.write(connection, 1000, STORE.serialize_cdr(frames()[0], "sensor_msgs/msg/Image"))
+    assert replay(tmp_path / "drive", checkpoint, tmp_path / "out") == 0
+    assert offered(tmp_path / "out" / "annotated.mcap")[TOPIC] == [qos]
+    content = (tmp_path / "out" / "annotated.mcap").read_bytes()
+    # Humble's and Iron's players read numbers alone, and refuse the whole bag for a word
+    assert b"reliability: 2" in content and b"best_effort" not in content
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from flowclas_ros.node.messages import (
     mask_pixels,
 )
 from flowclas_ros.replay.cameras import Camera
-from flowclas_ros.replay.recording import Recorded, Recording
+from flowclas_ros.replay.recording import STATIC, Recorded, Recording
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -42,6 +43,8 @@ DEPTH_OUTPUTS = {"points": "sensor_msgs/msg/PointCloud2", "markers": "visualizat
 DEFAULT_OUTPUTS = tuple(name for name in OUTPUTS if name != "score")  # which is float32 noise and hardly compresses
 
 _ZSTD_LEVEL = -1
+_QOS_IN_NUMBERS = 8  # of rosbag2's metadata: newer players read it too, Humble's and Iron's none that is in words
+_TYPES_NOW = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}  # ROS 1's first transforms, which hold the same
 
 
 def make(kind: str, **fields: Any) -> SimpleNamespace:
@@ -97,6 +100,7 @@ class AnnotatedBag:
 
     def __init__(self, writer: Any, recording: Recording, outputs: tuple[str, ...]):
         self._writer, self._recording, self._store = writer, recording, message_store()
+        self.lost: Counter[str] = Counter()  # messages by topic that ROS 2's serialisation cannot take
         self._copied = {id(connection): self._copy_of(connection) for connection in recording.connections}
         taken = {connection.topic for connection in recording.connections}
         self._outputs: dict[str, tuple[Any, str]] = {}  # topic: connection, type
@@ -113,8 +117,10 @@ class AnnotatedBag:
         raw: Any = recorded.raw
         if not self._recording.reader.is2:
             try:
-                raw = self._store.serialize_cdr(self._recording.deserialised(recorded), source.msgtype)
-            except Exception:  # a broken message: there is nothing to copy, and the frame is counted as broken
+                raw = self._store.serialize_cdr(self._recording.deserialised(recorded), target.msgtype)
+            except Exception:  # broken, or of a type that has other fields in ROS 2: there is nothing to copy
+                if recorded.index is None:  # a frame is counted as broken
+                    self.lost[source.topic] += 1
                 return
         self._writer.write(target, recorded.bag_ns, raw)
 
@@ -152,16 +158,14 @@ class AnnotatedBag:
             self._writer.write(connection, bag_ns, self._store.serialize_cdr(message, kind))
 
     def _copy_of(self, connection: Any) -> Any:
-        from rosbags.interfaces import ConnectionExtRosbag2
-
-        qos = connection.ext.offered_qos_profiles if isinstance(connection.ext, ConnectionExtRosbag2) else ()
         store = self._recording.reader.typestore if self._recording.reader.is2 else self._store
         known = {c.topic: c for c in self._writer.connections}
         if connection.topic in known:  # a topic recorded in several parts
             return known[connection.topic]
+        kind = _TYPES_NOW.get(connection.msgtype, connection.msgtype)
         try:
             return self._writer.add_connection(
-                connection.topic, connection.msgtype, typestore=store, offered_qos_profiles=qos
+                connection.topic, kind, typestore=store, offered_qos_profiles=_offered(connection)
             )
         except Exception as error:  # a bag without its messages' definitions, which only sqlite3 and ROS 1 can be
             raise FlowclasError(
@@ -170,13 +174,38 @@ class AnnotatedBag:
             ) from error
 
 
+def _offered(connection: Any) -> Sequence[Any]:
+    """The recorded QoS. What ROS 1 latched, and static transforms without any, are sent to whoever comes later."""
+    from rosbags import interfaces as rosbags
+
+    ext = connection.ext
+    latched = isinstance(ext, rosbags.ConnectionExtRosbag1) and bool(ext.latching)
+    recorded = ext.offered_qos_profiles if isinstance(ext, rosbags.ConnectionExtRosbag2) else ()
+    if recorded or not (latched or connection.topic == STATIC):
+        return recorded
+    unset = rosbags.QosTime(0, 0)
+    return [
+        rosbags.Qos(
+            history=rosbags.QosHistory.KEEP_LAST,
+            depth=1,
+            reliability=rosbags.QosReliability.RELIABLE,
+            durability=rosbags.QosDurability.TRANSIENT_LOCAL,
+            deadline=unset,
+            lifespan=unset,
+            liveliness=rosbags.QosLiveliness.SYSTEM_DEFAULT,
+            liveliness_lease_duration=unset,
+            avoid_ros_namespace_conventions=False,
+        )
+    ]
+
+
 @contextmanager
 def annotated_bag(path: Path, recording: Recording, outputs: tuple[str, ...]) -> Iterator[AnnotatedBag]:
     """Write `path`, an mcap file in zstd chunks; it is there when the block ends well and not before."""
     from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
     folder = path.with_suffix("")
-    writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
+    writer = Writer(folder, version=_QOS_IN_NUMBERS, storage_plugin=StoragePlugin.MCAP)
     writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     with writer:
         # rosbags has no setting for it; at its level 3 the camera's noise takes 3 times as long for 7 % fewer bytes

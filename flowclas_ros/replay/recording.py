@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
     from rosbags.interfaces import Connection
 
-TRANSFORMS = ("/tf", "/tf_static")  # kept whenever they are there: RViz needs them
+STATIC = "/tf_static"
+TRANSFORMS = ("/tf", STATIC)  # kept whenever they are there: RViz needs them
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 _ENDS = 1 << 20  # bytes of a file's start and end that identify it
 

@@ -70,6 +70,12 @@ def run_pass(detector: Detector, job: Job, recording: Recording, folder: Path) -
         for one in passes:
             one.end()
             _check(one, recording.path)
+    for topic, count in bag.lost.items():  # all of it is written now
+        for one in passes:
+            one.notes[topic] = (
+                f"{count} message(s) of {topic} are none of ROS 2's, so the annotated bag lacks them",
+                1,
+            )
     return passes
 
 
