@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 
 import pytest
 from node_support import picture
 from replay_support import STAMPS, TOPIC, frames, replay, truth
-from test_frames import raw, record
+from rosbags import rosbag2
+from test_frames import STORE, raw, record
 
 from flowclas_ros.cli import main
 
@@ -109,3 +111,44 @@ def test_folders_of_many_bags_are_compared_bag_by_bag(runs, tmp_path, checkpoint
     assert compare(tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out") == 0
     assert (tmp_path / "out" / "one" / "compare.html").is_file()
     assert f"{tmp_path / 'a' / 'two'} has no counterpart" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("time", ["stands still", "is never set", "begins anew"])
+def test_frames_of_one_stamp_are_compared_each_with_its_own(tmp_path, checkpoint, time):
+    count = len(STAMPS)
+    stamps = {"stands still": STAMPS[:1] * count, "is never set": [0] * count, "begins anew": STAMPS[:3] * 2}[time]
+    pictures = [raw(picture(index, anomaly=index >= 3), "rgb8", stamp) for index, stamp in enumerate(stamps)]
+    bag = record(tmp_path / "drive", {TOPIC: pictures})
+    assert replay(bag, checkpoint, tmp_path / "a") == 0
+    assert replay(bag, checkpoint, tmp_path / "b", "--threshold", "100000") == 0
+    assert compare(tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out") == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "frames.csv").open()))
+    assert [int(row["index"]) for row in rows] == list(range(count))
+    assert [float(row["alone_a"]) > 0.02 for row in rows] == [False] * 3 + [True] * 3
+    (alone,) = json.loads((tmp_path / "out" / "compare.json").read_text())["hazards_alone"]["a"]
+    assert alone["frames"] == 3
+
+
+def test_frames_recorded_at_one_time_are_all_compared_and_shown(tmp_path, checkpoint):
+    with rosbag2.Writer(tmp_path / "drive", version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(TOPIC, "sensor_msgs/msg/Image", typestore=STORE)
+        for message in frames():
+            writer.write(connection, 1000, STORE.serialize_cdr(message, message.__msgtype__))
+    assert replay(tmp_path / "drive", checkpoint, tmp_path / "a") == 0
+    assert replay(tmp_path / "drive", checkpoint, tmp_path / "b", "--threshold", "100000") == 0
+    assert compare(tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out") == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "frames.csv").open()))
+    assert [float(row["alone_a"]) > 0.02 for row in rows] == [False] * 3 + [True] * 3
+    shown = re.findall(r"figcaption>([AB]), frame (\d)", (tmp_path / "out" / "compare.html").read_text())
+    assert sorted(shown) == [(run, index) for run in "AB" for index in "345"]
+
+
+def test_figures_that_differ_in_the_last_digits_alone_are_the_same(runs, tmp_path):
+    shutil.copytree(runs / "a", tmp_path / "again")
+    metrics = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    metrics["figures"]["fpr95"] *= 1 + 2e-5  # as two threads for one make of it
+    metrics["figures"]["auroc"] *= 1 - 1e-3
+    (tmp_path / "again" / "metrics.json").write_text(json.dumps(metrics))
+    assert compare(runs / "a", tmp_path / "again", "--output", tmp_path / "out") == 0
+    figures = {row["name"]: row for row in json.loads((tmp_path / "out" / "compare.json").read_text())["figures"]}
+    assert (figures["fpr95"]["b_is"], figures["auroc"]["b_is"]) == ("same", "worse")

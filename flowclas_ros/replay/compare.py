@@ -33,6 +33,7 @@ _LOWER = (
     "latency_p99_ms",
 )
 _TIMING_NOISE = 0.05  # relative: below it, two latencies are the same
+_SCORE_NOISE = 1e-4  # and two other figures: by the number of threads alone, a model's scores differ in the last digits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +88,8 @@ def requirement_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
 def _word(name: str, a: Any, b: Any) -> str:
     if name not in _HIGHER + _LOWER or a is None or b is None:
         return ""
-    tolerance = _TIMING_NOISE * a if name.startswith("latency") else 1e-9 * abs(a)
-    if abs(b - a) <= tolerance:
+    noise = _TIMING_NOISE if name.startswith("latency") else _SCORE_NOISE
+    if abs(b - a) <= noise * abs(a):
         return "same"
     return "better" if (b > a) == (name in _HIGHER) else "worse"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +34,9 @@ _TILE = 480  # pixels wide
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished replay of one camera. rows: of metrics.csv by stamp (ns), frames that were searched alone."""
+    """A finished replay of one camera. rows: of metrics.csv by the frame's index, frames that were searched alone: a
+    stamp comes again where time begins anew, or is never set.
+    """
 
     folder: Path
     name: str
@@ -111,7 +115,7 @@ def load_run(folder: Path) -> Run:
     try:
         metrics = json.loads((folder / METRICS).read_text())
         with open(folder / TABLE, newline="") as file:
-            rows = {int(row["stamp_ns"]): row for row in csv.DictReader(file) if row["peak"]}
+            rows = {int(row["index"]): row for row in csv.DictReader(file) if row["peak"]}
         if metrics["format"] != FORMAT:
             raise FlowclasError(f"run {folder} was written by another version: replay it again with --overwrite")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -127,11 +131,7 @@ def compare_frames(first: Run, second: Run) -> Comparison:
             f"runs {first.folder} and {second.folder} are of different bags ({bags[0]['path']} {bags[0]['topic']}, "
             f"{bags[1]['path']} {bags[1]['topic']}): replay both checkpoints on the same one"
         )
-    frames = {
-        stamp: _pair(int(row["index"]), stamp, row, second.rows[stamp])
-        for stamp, row in first.rows.items()
-        if stamp in second.rows
-    }
+    frames = {index: _pair(row, second.rows[index]) for index, row in first.rows.items() if index in second.rows}
     if not frames:
         raise FlowclasError(f"runs {first.folder} and {second.folder} have no searched frame in common")
     comparison = Comparison((first, second), [])
@@ -149,37 +149,43 @@ def compare_frames(first: Run, second: Run) -> Comparison:
     return comparison
 
 
-def _pair(index: int, stamp: int, *rows: dict[str, str]) -> FramePair:
+def _pair(*rows: dict[str, str]) -> FramePair:
     kinds = (("level", str), ("peak", float), ("share", float), ("hazards", int), ("latency_ms", float))
+    index, stamp = int(rows[0]["index"]), int(rows[0]["stamp_ns"])
     return FramePair(index, stamp, **{name: tuple(kind(row[name]) for row in rows) for name, kind in kinds})  # type: ignore[arg-type]
 
 
 def _compare_annotated(comparison: Comparison, frames: dict[int, FramePair]) -> dict[int, int]:
-    """Fill in the frames' `alone` and the hazards, in one pass over both bags; times of recording by stamp."""
+    """Fill in the frames' `alone` and the hazards, in one pass over both bags; times of recording by index."""
     times: dict[int, int] = {}
     first, second = (_Found(run) for run in comparison.runs)
     with first, second, progress_bar("compare", len(frames), "frames") as advance:
         others = iter(second)
         other = next(others, None)
         for one in first:
-            while other is not None and other.bag_ns < one.bag_ns:
+            while other is not None and other.place < one.place:
                 other = next(others, None)
-            if other is None or other.stamp_ns != one.stamp_ns or one.stamp_ns not in frames:
+            if other is None or other.place != one.place:
                 continue
             alone = (float((one.mask & ~other.mask).mean()), float((other.mask & ~one.mask).mean()))
-            frames[one.stamp_ns] = FramePair(**{**vars(frames[one.stamp_ns]), "alone": alone})
-            times[one.stamp_ns] = one.bag_ns
-            _compare_hazards(comparison, one, other)
+            frames[one.index] = FramePair(**{**vars(frames[one.index]), "alone": alone})
+            times[one.index] = one.bag_ns
+            _compare_hazards(comparison, frames[one.index].stamp_ns, one, other)
             advance()
     return times
 
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    stamp_ns: int
+    index: int
     bag_ns: int
     mask: npt.NDArray[np.bool_]
     hazards: list[Any]  # messages
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands in the bag; several frames may have been recorded at one time."""
+        return self.bag_ns, self.index
 
 
 class _Found:
@@ -201,17 +207,26 @@ class _Found:
         connections = [connection for connection in self._reader.connections if connection.topic in wanted]
         missing = wanted.keys() - {connection.topic for connection in connections}
         if missing:
-            raise FlowclasError(
-                f"annotated bag {self._run.annotated} has no {' and no '.join(sorted(missing))}: it is another "
-                f"replay's, so replay {self._run.folder} again with --overwrite"
-            )
+            raise self._of_another(f"no {' and no '.join(sorted(missing))}")
+        indices: dict[int, list[int]] = {}  # by stamp, the last first
+        for index in sorted(self._run.rows, reverse=True):
+            indices.setdefault(int(self._run.rows[index]["stamp_ns"]), []).append(index)
         waiting: dict[str, Any] = {}
         for connection, bag_ns, raw in messages(self._reader, self._run.annotated, connections):
             waiting[wanted[connection.topic]] = self._reader.deserialize(raw, connection.msgtype)
             if len({header_ns(message) for message in waiting.values()}) == 1 and len(waiting) == 2:
                 mask = to_rgb(waiting["mask"])[..., 0] > 0
-                yield _Frame(header_ns(waiting["mask"]) or bag_ns, bag_ns, mask, waiting["hazards"].hazards)
+                stamp_ns = header_ns(waiting["mask"]) or bag_ns
+                if not indices.get(stamp_ns):
+                    raise self._of_another(f"a frame at {stamp_ns} that {TABLE} has not")
+                yield _Frame(indices[stamp_ns].pop(), bag_ns, mask, waiting["hazards"].hazards)
                 waiting = {}
+
+    def _of_another(self, what: str) -> FlowclasError:
+        return FlowclasError(
+            f"annotated bag {self._run.annotated} has {what}: it is another replay's, so replay {self._run.folder} "
+            "again with --overwrite"
+        )
 
 
 @contextlib.contextmanager
@@ -229,12 +244,12 @@ def _open(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _compare_hazards(comparison: Comparison, *frames: _Frame) -> None:
+def _compare_hazards(comparison: Comparison, stamp_ns: int, *frames: _Frame) -> None:
     seen = [[hazard for hazard in frame.hazards if not hazard.frames_missed] for frame in frames]
     for known, own, other in zip(comparison.hazards, seen, seen[::-1], strict=True):
         for hazard in own:
-            entry = known.setdefault(hazard.id, Hazard(int(hazard.id), frames[0].stamp_ns, frames[0].stamp_ns))
-            entry.last_ns = frames[0].stamp_ns
+            entry = known.setdefault(hazard.id, Hazard(int(hazard.id), stamp_ns, stamp_ns))
+            entry.last_ns = stamp_ns
             entry.frames += 1
             entry.peak = max(entry.peak, float(hazard.peak_score))
             entry.shared = entry.shared or any(_overlap(_box(hazard), _box(one)) >= SHARED for one in other)
@@ -254,25 +269,36 @@ def _overlap(a: Box, b: Box) -> float:
 
 def _pictures(comparison: Comparison, times: dict[int, int]) -> list[tuple[FramePair, list[npt.NDArray[np.uint8]]]]:
     """Overlays of the frames that differ most, not too near to each other in time."""
-    span = comparison.frames[-1].stamp_ns - comparison.frames[0].stamp_ns
-    apart = min(_APART * 1e9, span / (2 * SHOWN))
+    compared = [frame for frame in comparison.frames if frame.index in times]
+    apart = min(_APART * 1e9, (max(times.values(), default=0) - min(times.values(), default=0)) / (2 * SHOWN))
     chosen: list[FramePair] = []
-    compared = [frame for frame in comparison.frames if frame.stamp_ns in times]
     for frame in sorted(compared, key=lambda frame: frame.difference, reverse=True):
-        near = any(abs(frame.stamp_ns - other.stamp_ns) < apart for other in chosen)
+        near = any(abs(times[frame.index] - times[other.index]) < apart for other in chosen)
         if frame.difference > (False, 0.0) and not near and len(chosen) < SHOWN:
             chosen.append(frame)
-    found: dict[int, list[npt.NDArray[np.uint8]]] = {frame.stamp_ns: [] for frame in chosen}
+    twins = Counter[tuple[int, int]]()  # frames so far of one time of recording and one stamp
+    places: dict[int, tuple[int, int, int]] = {}
+    for frame in compared:
+        at = (times[frame.index], frame.stamp_ns)
+        places[frame.index] = (*at, twins[at])
+        twins[at] += 1
+    found: dict[int, list[npt.NDArray[np.uint8]]] = {frame.index: [] for frame in chosen}
     for run in comparison.runs:
         with _open(run.annotated) as reader:
-            connections = [connection for connection in reader.connections if connection.topic == run.topic("overlay")]
-            for frame in chosen if connections else ():
-                at = times[frame.stamp_ns]
-                for connection, _, raw in reader.messages(connections=connections, start=at, stop=at + 1):
-                    message = reader.deserialize(raw, connection.msgtype)
-                    if (header_ns(message) or at) == frame.stamp_ns:
-                        found[frame.stamp_ns].append(_small(to_rgb(message)))
-    return [(frame, found[frame.stamp_ns]) for frame in chosen if len(found[frame.stamp_ns]) == 2]
+            for frame in chosen:
+                overlays = _overlays(reader, run.topic("overlay"), *places[frame.index])
+                found[frame.index] += [_small(to_rgb(message)) for message in overlays]
+    return [(frame, found[frame.index]) for frame in chosen if len(found[frame.index]) == 2]
+
+
+def _overlays(reader: Any, topic: str, bag_ns: int, stamp_ns: int, number: int) -> Iterator[Any]:
+    """The one message of this time of recording and stamp, the `number`th from 0 of such; none where there is none."""
+    connections = [connection for connection in reader.connections if connection.topic == topic]
+    if connections:
+        raws = reader.messages(connections=connections, start=bag_ns, stop=bag_ns + 1)
+        every = (reader.deserialize(raw, connection.msgtype) for connection, _, raw in raws)
+        same = (message for message in every if (header_ns(message) or bag_ns) == stamp_ns)
+        yield from itertools.islice(same, number, number + 1)
 
 
 def _small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
