@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -169,6 +170,20 @@ def test_predict_names_and_counts_broken_images_and_still_does_the_rest(capsys, 
     assert "2 frame(s)" in error_line(err)
     assert "3 frame(s)" in out
     assert len(files_below(data / "out")) == 3 * 4
+
+
+def test_predict_says_when_a_video_ends_before_its_time(capsys, data, checkpoint):
+    video = cv2.VideoWriter(str(data / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (W, H))
+    for _ in range(8):
+        video.write(RNG.integers(0, 256, (H, W, 3), dtype=np.uint8))
+    video.release()
+    code, _, err = run(capsys, *predict(data / "v.avi", checkpoint, data / "whole"))
+    assert code == 0 and "note" not in err
+    content = (data / "v.avi").read_bytes()
+    (data / "v.avi").write_bytes(content[: len(content) // 2])
+    code, _, err = run(capsys, *predict(data / "v.avi", checkpoint, data / "out"))
+    frames = len(files_below(data / "out")) // 4
+    assert 0 < frames < 8 and f"v.avi ended after {frames} of the 8 frames that it announces" in err
 
 
 @pytest.mark.parametrize(

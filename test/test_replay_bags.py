@@ -16,6 +16,7 @@ from replay_support import RESULTS, SECOND, STAMPS, TOPIC, frames, metrics, read
 from rosbags.highlevel import AnyReader
 from test_frames import TYPES, raw, record
 
+from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.corruptions import corrupt
 
 
@@ -175,6 +176,14 @@ def test_ground_truth_gives_figures_and_a_verdict(tmp_path, checkpoint, kind, ca
     assert replay(bag, checkpoint, tmp_path / "out", *options, "--require", "auroc>=1.5") == 1
     out = capsys.readouterr().out
     assert "FAILED auroc>=1.5" in out and "finished before" in out
+    verdict = re.findall(r"(?:met|FAILED) +[a-z0-9_]+&[lg]t;=[0-9.]+", (tmp_path / "out" / "report.html").read_text())
+    assert verdict == ["FAILED auroc&gt;=1.5"]
+    assert [one["requirement"] for one in metrics(tmp_path / "out")["requirements"]] == ["auroc>=1.5"]
+    # nor are the masks' places anything to replay for, nor is a verdict lost where none is asked for
+    if kind != "topic":
+        options = ["--masks", str((tmp_path / "masks").rename(tmp_path / "moved"))]
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 0
+    assert [one["met"] for one in metrics(tmp_path / "out")["requirements"]] == [False]
 
 
 def test_masks_that_match_no_frame_are_an_error_and_some_are_a_note(tmp_path, checkpoint, bag, capsys):
@@ -244,3 +253,26 @@ def test_results_inside_a_bags_own_folder_do_not_change_the_bag(tmp_path, checkp
     for output in (bag, bag / "results"):
         assert replay(bag, checkpoint, output) == 0
     assert capsys.readouterr().out.count("finished before") == 2
+
+
+def test_a_verdict_is_told_though_the_earlier_results_cannot_be_written(tmp_path, checkpoint, bag, capsys, monkeypatch):
+    assert replay(bag, checkpoint, tmp_path / "out") == 0
+
+    def refuse(path, *_):
+        raise FlowclasError(f"cannot write {path}: Read-only file system")
+
+    monkeypatch.setattr("flowclas_ros.replay.one_bag.write_bytes", refuse)
+    assert replay(bag, checkpoint, tmp_path / "out", "--require", "frames>=7") == 1
+    out = capsys.readouterr().out
+    assert "FAILED frames>=7" in out and "keep their earlier verdict: cannot write" in out
+    assert metrics(tmp_path / "out")["requirements"] == []
+
+
+def test_masks_without_a_normal_pixel_leave_the_calibration_untold(tmp_path, checkpoint, bag):
+    (tmp_path / "masks").mkdir()
+    for index in range(len(STAMPS)):
+        cv2.imwrite(str(tmp_path / "masks" / f"{index:06d}.png"), np.full((96, 128), 255 if index else 1, np.uint8))
+    assert replay(bag, checkpoint, tmp_path / "out", "--masks", str(tmp_path / "masks")) == 0
+    assert metrics(tmp_path / "out")["calibration"]["kept"] is None
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "no pixel is labelled normal" in text and "a threshold was set" not in text

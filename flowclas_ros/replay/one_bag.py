@@ -20,10 +20,12 @@ from flowclas_ros.replay.annotated import prefix
 from flowclas_ros.replay.camera_pass import CameraPass
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.recording import Recording, open_recording
-from flowclas_ros.replay.report import page
+from flowclas_ros.replay.report import page, with_verdict
 from flowclas_ros.replay.run_bag import ANNOTATED, METRICS, REPORT, Job, finished, run_pass, staged
 
 FORMAT = 2  # of metrics.json
+_DIGEST = "_sha256"  # ends the settings that stand for the masks' content
+_PLACES = {"masks", "self_mask"}  # and those that say where they lay, which makes no difference
 Result = dict[str, Any]  # what metrics.json holds of one camera, with "folder", and "kept" where it is an earlier one's
 
 
@@ -129,10 +131,10 @@ def _masks_digests(camera: Camera, job: Job) -> dict[str, str]:
     digests = {}
     try:
         if job.masks is not None:
-            digests["masks_sha256"] = _digest(list_images(job.masks), job.masks)
+            digests["masks" + _DIGEST] = _digest(list_images(job.masks), job.masks)
         if job.settings.self_mask:
             path = mask_file(job.settings.self_mask, camera.name)
-            digests["self_mask_sha256"] = _digest([path], path.parent)
+            digests["self_mask" + _DIGEST] = _digest([path], path.parent)
     except OSError as error:
         raise FlowclasError(f"mask {error.filename} cannot be read: {error.strerror}") from error
     return digests
@@ -161,12 +163,28 @@ def _finished(folder: Path, asked: dict[str, Any], job: Job) -> Result:
             "the checkpoint": result["model"]["sha256"] == asked["model"]["sha256"],
         }
         before, now = result["settings"], asked["settings"]
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        names = {**before, **now}.keys() - _PLACES
+        changed = sorted(name.removesuffix(_DIGEST) for name in names if before.get(name) != now.get(name))
         same[f"the settings ({', '.join(changed)})"] = not changed
-        result["requirements"] = [requirement.check(result["figures"]) for requirement in job.required]
+        judged = [requirement.check(result["figures"]) for requirement in job.required]
+        anew = judged not in ([], result["requirements"])
     except (ValueError, KeyError, TypeError) as error:
         raise FlowclasError(f"{folder / METRICS} is not one that this version wrote ({error}): {way_out}") from error
     other = [name for name, equal in same.items() if not equal]
     if other:
         raise FlowclasError(f"{folder} holds a finished replay, but {' and '.join(other)} changed since: {way_out}")
+    result["requirements"] = judged
+    if anew:
+        try:
+            _write_verdict(folder, result)
+        except (OSError, FlowclasError) as error:  # somebody else's results, say
+            result["notes"].append(f"the report and {METRICS} keep their earlier verdict: {error}")
     return {**result, "folder": str(folder), "kept": True}
+
+
+def _write_verdict(folder: Path, result: Result) -> None:
+    """Into the report and, last, into metrics.json, so that compare and people see the one that was told."""
+    report = folder / REPORT
+    if report.is_file():
+        write_bytes(report, with_verdict(report.read_text(), result).encode())
+    write_json(folder / METRICS, result)

@@ -66,6 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
             hazards += bool(detection.regions)
             advance()
     print(f"{done} frame(s) to {arguments.output}, {hazards} with hazards; threshold {detector.threshold:.4g}")
+    met = done + len(broken)
+    if total is not None and met < total:  # OpenCV ends at what it cannot decode as if the video did
+        print(f"note: {arguments.input} ended after {met} of the {total} frames that it announces", file=sys.stderr)
     if broken:
         print(f"error: {len(broken)} frame(s) of {arguments.input} could not be read, see above", file=sys.stderr)
         return 2

@@ -72,6 +72,17 @@ def page(metrics: Mapping[str, Any], tally: Tally, curves: Mapping[str, Sequence
     return pages.document(title, parts)
 
 
+def with_verdict(text: str, metrics: Mapping[str, Any]) -> str:
+    """A report's text with the verdict of `metrics` in place of its own, just before the line on drift."""
+    drift = _drift(metrics["figures"])
+    before, found, after = text.partition(drift)
+    return (
+        before.partition('<div class="verdict')[0] + _verdict(metrics["requirements"]) + drift + after
+        if found
+        else text
+    )
+
+
 def _verdict(requirements: Sequence[Mapping[str, Any]]) -> str:
     if not requirements:
         return ""
@@ -111,7 +122,8 @@ def _truth(metrics: Mapping[str, Any], curves: Mapping[str, Sequence[float]] | N
         parts.append(pages.note(figures.get("pixels_note", "")))
     else:
         parts.append(pages.image(curves_png(curves, figures), "precision-recall and ROC curves"))
-    kept = {True: "kept", False: "exceeded", None: "a threshold was set, so no rate was asked for"}[calibration["kept"]]
+    untold = "no pixel is labelled normal" if calibration["asked"] else "a threshold was set, so no rate was asked for"
+    kept = {True: "kept", False: "exceeded", None: untold}[calibration["kept"]]
     rows = [
         ("false-alarm rate asked for", calibration["asked"]),
         ("observed on normal pixels", calibration["observed"]),
