@@ -172,6 +172,13 @@ def test_predict_names_and_counts_broken_images_and_still_does_the_rest(capsys, 
     assert len(files_below(data / "out")) == 3 * 4
 
 
+@pytest.mark.parametrize("place", ["images", "images/sub/out"])
+def test_predict_does_not_write_where_the_next_run_would_read(capsys, data, checkpoint, place):
+    code, _, err = run(capsys, *predict(data / "images", checkpoint, data / place))
+    assert code == 2 and "lies in the folder that is read" in error_line(err)
+    assert len(files_below(data / "images")) == 4
+
+
 def test_predict_says_when_a_video_ends_before_its_time(capsys, data, checkpoint):
     video = cv2.VideoWriter(str(data / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (W, H))
     for _ in range(8):

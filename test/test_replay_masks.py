@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from node_support import picture
-from replay_support import SECOND, TOPIC, frames, replay, truth
+from replay_support import SECOND, TOPIC, frames, metrics, replay, truth
 from rosbags import rosbag2
 from test_frames import STORE, raw, record
 
@@ -85,3 +85,14 @@ def test_a_finished_replay_is_not_kept_for_masks_of_another_content(tmp_path, ch
     mask.unlink()
     assert replay(bag, checkpoint, tmp_path / "out", *options) == 2
     assert str(mask if kind == "self_mask" else mask.parent) in capsys.readouterr().err
+
+
+def test_false_alarms_a_minute_count_the_time_of_every_lap(tmp_path, checkpoint):
+    stamps = [5 * SECOND + index % 3 * SECOND // 10 for index in range(6)]  # two laps of 0.2 s
+    images = [raw(picture(index, anomaly=index >= 3), "rgb8", stamp) for index, stamp in enumerate(stamps)]
+    masks = [raw(truth(0), "mono8", stamp) for stamp in stamps]
+    bag = record(tmp_path / "loop", {TOPIC: images, TRUTH: masks})
+    assert replay(bag, checkpoint, tmp_path / "out", "--topic", TOPIC, "--mask-topic", TRUTH) == 0
+    figures = metrics(tmp_path / "out")["figures"]
+    assert figures["labelled_frames"] == 6 and figures["false_alarm_episodes"] == 1
+    assert figures["false_alarm_episodes_per_minute"] == pytest.approx(60 / 0.4)

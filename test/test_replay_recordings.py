@@ -182,6 +182,14 @@ def test_compressed_bags_replay(tmp_path, checkpoint, storage, mode):
     assert metrics(tmp_path / "out")["figures"]["frames"] == 2
 
 
+def test_a_bag_with_messages_that_are_not_ros_says_so(tmp_path, checkpoint, capsys):
+    (file,) = record(tmp_path / "drive", {TOPIC: frames()[:1]}).glob("*.mcap")
+    mixed = tmp_path / "mixed.mcap"
+    mixed.write_bytes(file.read_bytes().replace(b"ros2msg", b"flatbuf"))  # a schema's encoding
+    assert replay(mixed, checkpoint, tmp_path / "out") == 2
+    assert "messages of encoding 'flatbuf' beside ROS's" in capsys.readouterr().err
+
+
 def test_a_bag_of_several_files_is_one_recording(tmp_path, checkpoint):
     first, second = (record(tmp_path / f"drive_{index}", {TOPIC: frames()[index * 3 :][:3]}) for index in range(2))
     (file,) = second.glob("*.mcap")

@@ -164,6 +164,11 @@ def open_bag(path: Path) -> Iterator[AnyReader]:
         # sqlite3 bags from before Iron carry no message definitions; the standard ones fill in.
         reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
+    except KeyError as error:  # rosbags' word for a schema that is not one of ROS's
+        raise FlowclasError(
+            f"bag {path} cannot be opened: it holds messages of encoding {error} beside ROS's: take their topics out "
+            "with `mcap filter`"
+        ) from error
     except Exception as error:  # rosbags' own errors, and those of sqlite3, yaml and struct beneath it
         raise FlowclasError(
             f"bag {path} cannot be opened ({error}): copy it again, or run `ros2 bag reindex`"

@@ -13,7 +13,7 @@ from flowclas_ros.detection.images import write_png, write_tiff
 from flowclas_ros.detection.overlay import heat_image, overlay
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.progress import progress_bar
-from flowclas_ros.replay.frames import Frame, count_frames, iter_frames
+from flowclas_ros.replay.frames import Frame, count_frames, is_bag, iter_frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
     A broken frame is named on stderr and counted, and the others still run. Raises FlowclasError when the input or
     the checkpoint cannot be used at all, or a result cannot be written.
     """
+    around = (arguments.output / "result").resolve().parents
+    if arguments.input.is_dir() and not is_bag(arguments.input) and arguments.input.resolve() in around:
+        raise FlowclasError(
+            f"--output {arguments.output} lies in the folder that is read, where the next run would take the results "
+            "for images: choose another place"
+        )
     broken: list[str] = []
     done = hazards = 0
 

@@ -65,7 +65,8 @@ class Judgement:
         self.frames = 0
         self._normal = self._flagged = self._episodes = 0
         self._in_episode = False
-        self._span: tuple[int, int] | None = None
+        self._watched = 0  # nanoseconds; time that begins anew goes on
+        self._before: int | None = None  # the stamp
         self._tracker = HazardTracker(1, 3)
         self._seen: dict[int, Seen] = {}
 
@@ -82,7 +83,8 @@ class Judgement:
         false = any(not hazard.missed and _is_false(hazard.region.bbox, finding, mask) for hazard in finding.hazards)
         self._episodes += false and not self._in_episode
         self._in_episode = false
-        self._span = (stamp_ns if self._span is None else self._span[0], stamp_ns)
+        self._watched += 0 if self._before is None else max(stamp_ns - self._before, 0)
+        self._before = stamp_ns
         self._watch(mask, finding, recorded)
         self.frames += 1
 
@@ -103,7 +105,7 @@ class Judgement:
         }
         components = self._components.compute()
         figures.update({name: components[name] for name in ("siou", "ppv", "f1_star")})
-        minutes = 0.0 if self._span is None else (self._span[1] - self._span[0]) / 60e9
+        minutes = self._watched / 60e9
         if minutes > 0:
             figures["false_alarm_episodes_per_minute"] = self._episodes / minutes
         try:
