@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -180,6 +181,16 @@ def test_compressed_bags_replay(tmp_path, checkpoint, storage, mode):
             writer.write(connection, 1000 + index, STORE.serialize_cdr(message, "sensor_msgs/msg/Image"))
     assert replay(tmp_path / "drive", checkpoint, tmp_path / "out") == 0
     assert metrics(tmp_path / "out")["figures"]["frames"] == 2
+
+
+def test_the_video_plays_as_fast_as_the_bag(tmp_path, checkpoint):
+    with rosbag2.Writer(tmp_path / "drive", version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(TOPIC, "sensor_msgs/msg/Image", typestore=STORE)
+        for stamp, message in zip(STAMPS, frames(), strict=True):  # ten a second
+            writer.write(connection, stamp, STORE.serialize_cdr(message, "sensor_msgs/msg/Image"))
+    assert replay(tmp_path / "drive", checkpoint, tmp_path / "out", "--video") == 0
+    video = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10, abs=0.01)
 
 
 def test_a_bag_with_messages_that_are_not_ros_says_so(tmp_path, checkpoint, capsys):

@@ -53,7 +53,8 @@ def run_pass(detector: Detector, job: Job, recording: Recording, folder: Path) -
             own = folder / camera.name
             own.mkdir(exist_ok=True)
             tally = Tally(stack.enter_context(open(own / TABLE, "w", newline="")), recording.seconds)
-            rate = recording.count(camera) / recording.seconds if recording.seconds > 0 else 10.0
+            spaces = recording.count(camera) - 1
+            rate = spaces / recording.seconds if spaces > 0 and recording.seconds > 0 else 10.0
             video = stack.enter_context(OverlayVideo(own / VIDEO, rate)) if job.video else None
             masks = _masks(job, camera, recording, stack)
             passes.append(CameraPass(camera, detector, job.settings, masks, Sinks(tally, bag, video, background)))
