@@ -43,9 +43,8 @@ DEPTH_OUTPUTS = {"points": "sensor_msgs/msg/PointCloud2", "markers": "visualizat
 DEFAULT_OUTPUTS = tuple(name for name in OUTPUTS if name != "score")  # which is float32 noise and hardly compresses
 
 _ZSTD_LEVEL = -1
-_QOS_IN_NUMBERS: Final = (
-    8  # of rosbag2's metadata: newer players read it too, Humble's and Iron's none that is in words
-)
+# Version of rosbag2's metadata: newer players read it too, Humble's and Iron's none that is in words.
+_QOS_IN_NUMBERS: Final = 8
 _TYPES_NOW = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}  # ROS 1's first transforms, which hold the same
 
 
