@@ -34,6 +34,15 @@ def test_broken_frames_and_changing_sizes_are_counted_and_named(tmp_path, checkp
     assert replay(bag, checkpoint, tmp_path / "out", "--require", "broken_frames<=0") == 1
 
 
+@pytest.mark.parametrize("size", [(2, 2000), (2000, 2)])
+def test_a_slim_frame_takes_the_others_results_not_with_it(tmp_path, checkpoint, size):
+    slim = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    messages = [compressed(image, stamp) for image, stamp in zip((picture(0), slim, picture(1)), STAMPS, strict=False)]
+    bag = record(tmp_path / "drive", {"/image/compressed": messages})
+    assert replay(bag, checkpoint, tmp_path / "out") == 0
+    assert metrics(tmp_path / "out")["figures"]["frames"] == 3
+
+
 def test_a_truncated_bag_is_one_line_and_leaves_nothing(tmp_path, checkpoint, capsys):
     (file,) = record(tmp_path / "drive", {TOPIC: frames()}).glob("*.mcap")
     cut = tmp_path / "cut.mcap"

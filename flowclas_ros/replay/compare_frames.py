@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +21,7 @@ from flowclas_ros.progress import progress_bar
 from flowclas_ros.replay.annotated import message_store
 from flowclas_ros.replay.frames import messages
 from flowclas_ros.replay.one_bag import FORMAT
+from flowclas_ros.replay.pages import small
 from flowclas_ros.replay.recording import header_ns
 from flowclas_ros.replay.run_bag import METRICS, TABLE
 
@@ -29,7 +29,6 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 SHARED = 0.5  # of the smaller box: hazards whose boxes overlap by so much in a frame are the same thing
 SHOWN = 8  # frames that differ most
 _APART = 2.0  # seconds between two of them at most
-_TILE = 480  # pixels wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +286,7 @@ def _pictures(comparison: Comparison, times: dict[int, int]) -> list[tuple[Frame
         with _open(run.annotated) as reader:
             for frame in chosen:
                 overlays = _overlays(reader, run.topic("overlay"), *places[frame.index])
-                found[frame.index] += [_small(to_rgb(message)) for message in overlays]
+                found[frame.index] += [small(to_rgb(message)) for message in overlays]
     return [(frame, found[frame.index]) for frame in chosen if len(found[frame.index]) == 2]
 
 
@@ -299,9 +298,3 @@ def _overlays(reader: Any, topic: str, bag_ns: int, stamp_ns: int, number: int) 
         every = (reader.deserialize(raw, connection.msgtype) for connection, _, raw in raws)
         same = (message for message in every if (header_ns(message) or bag_ns) == stamp_ns)
         yield from itertools.islice(same, number, number + 1)
-
-
-def _small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    height = max(1, round(picture.shape[0] * _TILE / picture.shape[1]))
-    small = cv2.resize(np.ascontiguousarray(picture), (_TILE, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, dtype=np.uint8)

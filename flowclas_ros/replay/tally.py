@@ -9,11 +9,11 @@ from array import array
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.interpreter import Finding
+from flowclas_ros.replay.pages import small
 from flowclas_ros.replay.recording import Recorded
 
 COLUMNS = (
@@ -31,7 +31,6 @@ COLUMNS = (
 )
 _SHOWN = 12  # frames on the contact sheet
 _APART = 2.0  # seconds between two of them at most, so that one event does not fill the sheet
-_TILE = 480  # pixels wide
 _NAMED = 100  # broken frames listed one by one
 
 
@@ -122,7 +121,5 @@ class Tally:
         rest = [shown for shown in self.shown if shown not in near]
         if len(rest) >= _SHOWN and min(shown.peak for shown in rest) >= peak:
             return
-        height = max(1, round(picture.shape[0] * _TILE / picture.shape[1]))
-        small = cv2.resize(picture, (_TILE, height), interpolation=cv2.INTER_AREA)
-        new = Shown(int(recorded.index or 0), stamp, peak, len(finding.hazards), np.asarray(small, dtype=np.uint8))
+        new = Shown(int(recorded.index or 0), stamp, peak, len(finding.hazards), small(picture))
         self.shown = sorted([*rest, new], key=lambda shown: -shown.peak)[:_SHOWN]
