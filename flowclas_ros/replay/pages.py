@@ -23,7 +23,8 @@ img{max-width:100%;display:block}.figures{display:flex;flex-wrap:wrap;gap:12px;m
 .figure{background:#fff;border:1px solid #e4e4e7;border-radius:6px;padding:10px 14px;min-width:120px}
 .figure b{display:block;font-size:20px}.figure span{color:#52525b;font-size:13px}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:12px}
-.sheet img{width:100%;max-height:960px;object-fit:contain}.pairs{grid-template-columns:1fr 1fr}figure{margin:0}figcaption{font-size:13px;color:#3f3f46}
+.sheet img{width:100%;max-height:960px;object-fit:contain}.pairs{grid-template-columns:1fr 1fr}
+figure{margin:0}figcaption{font-size:13px;color:#3f3f46}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 td,th{text-align:left;padding:3px 12px 3px 0;border-bottom:1px solid #e4e4e7;vertical-align:top;overflow-wrap:anywhere}
 th{font-weight:600}.worse,.failed{color:#b91c1c;font-weight:600}.better,.met{color:#15803d;font-weight:600}
@@ -65,7 +66,7 @@ def cards(figures: Iterable[tuple[str, Any]]) -> str:
 
 
 def small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A photograph (H,W,3) in a tile's size, keeping its shape: as wide as a tile, or twice as high where it is slim."""
+    """A photograph (H,W,3) in its own shape, as wide as a tile; one that is slim as high as two."""
     height, width = picture.shape[:2]
     scale = min(_TILE / width, 2 * _TILE / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
