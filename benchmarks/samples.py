@@ -32,7 +32,7 @@ from flowclas_ros.progress import progress_bar
 from flowclas_ros.training import scenes
 from flowclas_ros.training.metrics import PixelMetrics
 
-SEEDS = (2001, 2002, 2003)  # the bags that ship are of seed 2000, and fits use none from 2000 on
+SEEDS = (2001, 2002, 2003)  # the bags that ship are of seed 2000, and fits use none from 2000 to 2999
 FRAMES, FPS = 60, 5.0  # of a sequence
 QUALITY = 80  # of the JPEG that the frames are judged through once more, for the pixel figures alone
 HIDDEN = 4  # of 255: a pixel whose channels all change by no more through an object shows nothing of it
