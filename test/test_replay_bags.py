@@ -205,7 +205,7 @@ def test_a_long_bag_full_of_faults_has_few_notes(tmp_path, checkpoint, numbered)
     (tmp_path / "masks").mkdir()
     for index in range(count):
         name = "mask" if numbered else "".join(chr(ord("a") + int(digit)) for digit in f"{index:02d}")
-        cv2.imwrite(str(tmp_path / "masks" / f"{name}_{index:06d}.png"), truth(0) + 7 * (index > 0))
+        cv2.imwrite(str(tmp_path / "masks" / f"{name}_{index:06d}.png"), truth(3) + 7 * (index > 0))
     assert replay(bag, checkpoint, tmp_path / "out", "--masks", str(tmp_path / "masks")) == 0
     *notes, last = metrics(tmp_path / "out")["notes"]
     assert last == f"{count - 1} frame(s) have no usable mask" and "_000001.png holds value 7" in notes[0]

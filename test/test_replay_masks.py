@@ -96,3 +96,12 @@ def test_false_alarms_a_minute_count_the_time_of_every_lap(tmp_path, checkpoint)
     figures = metrics(tmp_path / "out")["figures"]
     assert figures["labelled_frames"] == 6 and figures["false_alarm_episodes"] == 1
     assert figures["false_alarm_episodes_per_minute"] == pytest.approx(60 / 0.4)
+
+
+def test_masks_of_0_and_255_are_told_to_ignore_what_they_mean_to_show(tmp_path, checkpoint, capsys):
+    bag = record(tmp_path / "drive", {TOPIC: frames()})
+    (tmp_path / "masks").mkdir()
+    for index in range(6):
+        cv2.imwrite(str(tmp_path / "masks" / f"{index}.png"), truth(index) * 255)
+    assert replay(bag, checkpoint, tmp_path / "out", "--masks", str(tmp_path / "masks")) == 0
+    assert "note: no pixel of the 6 mask(s) is labelled 1 (anomaly)" in capsys.readouterr().out

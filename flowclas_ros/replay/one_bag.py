@@ -24,8 +24,7 @@ from flowclas_ros.replay.report import page, with_verdict
 from flowclas_ros.replay.run_bag import ANNOTATED, METRICS, REPORT, Job, finished, run_pass, staged
 
 FORMAT = 2  # of metrics.json
-_DIGEST = "_sha256"  # ends the settings that stand for the masks' content
-_PLACES = {"masks", "self_mask"}  # and those that say where they lay, which makes no difference
+_PLACES = {"masks", "self_mask"}  # settings that say where masks lay, which makes no difference to what they hold
 Result = dict[str, Any]  # what metrics.json holds of one camera, with "folder", and "kept" where it is an earlier one's
 
 
@@ -66,9 +65,12 @@ def provenance() -> dict[str, Any]:
 def _result(one: CameraPass, asked: dict[str, Any], job: Job, stage: Path) -> Result:
     """Judged, and written as report and metrics.json below `stage`."""
     figures = one.tally.figures()
+    notes = [text + (f" (first of {times})" if times > 1 else "") for text, times in one.notes.values()]
     truth: dict[str, Any] = {}
     if one.judgement is not None:
         figures.update(one.judgement.figures())
+        if "pixels_note" in figures:  # why there is no AUPRC
+            notes.append(figures["pixels_note"])
         truth = {"objects": one.judgement.objects(), "calibration": one.judgement.calibration()}
     result = {
         **asked,
@@ -76,7 +78,7 @@ def _result(one: CameraPass, asked: dict[str, Any], job: Job, stage: Path) -> Re
         **truth,
         "requirements": [requirement.check(figures) for requirement in job.required],
         "broken": one.tally.broken,
-        "notes": [text + (f" (first of {times})" if times > 1 else "") for text, times in one.notes.values()],
+        "notes": notes,
         **provenance(),
     }
     curves = None if one.judgement is None or figures["auprc"] is None else one.judgement.pixels.curves()
@@ -131,10 +133,10 @@ def _masks_digests(camera: Camera, job: Job) -> dict[str, str]:
     digests = {}
     try:
         if job.masks is not None:
-            digests["masks" + _DIGEST] = _digest(list_images(job.masks), job.masks)
+            digests["masks_sha256"] = _digest(list_images(job.masks), job.masks)
         if job.settings.self_mask:
             path = mask_file(job.settings.self_mask, camera.name)
-            digests["self_mask" + _DIGEST] = _digest([path], path.parent)
+            digests["self_mask_sha256"] = _digest([path], path.parent)
     except OSError as error:
         raise FlowclasError(f"mask {error.filename} cannot be read: {error.strerror}") from error
     return digests
@@ -164,7 +166,7 @@ def _finished(folder: Path, asked: dict[str, Any], job: Job) -> Result:
         }
         before, now = result["settings"], asked["settings"]
         names = {**before, **now}.keys() - _PLACES
-        changed = sorted(name.removesuffix(_DIGEST) for name in names if before.get(name) != now.get(name))
+        changed = sorted(name for name in names if before.get(name) != now.get(name))
         same[f"the settings ({', '.join(changed)})"] = not changed
         judged = [requirement.check(result["figures"]) for requirement in job.required]
         anew = judged not in ([], result["requirements"])
