@@ -1,4 +1,4 @@
-"""The overlays as an mp4, which plays anywhere."""
+"""The overlays as an mp4 (MPEG-4 part 2), which players show and browsers do not."""
 
 from __future__ import annotations
 
