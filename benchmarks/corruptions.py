@@ -24,6 +24,7 @@ from record import kit_folder, write_result
 
 from flowclas_ros.detection.images import write_png
 from flowclas_ros.detection.scorer import Scorer
+from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.config_file import load_config
 from flowclas_ros.training.data import MixDataset, open_data, validation_set
 from flowclas_ros.training.exposed import ExposedDataset
@@ -69,11 +70,16 @@ def evaluate(checkpoint: Path, header: dict[str, Any], arguments: argparse.Names
 
 def validation_scenes(settings: dict[str, Any]) -> MixDataset | ExposedDataset:
     """The scenes that a fit with these settings is validated on."""
+    config = config_of(settings)
+    return validation_set(config, open_data(config.data, config.seed))
+
+
+def config_of(settings: dict[str, Any]) -> FitConfig:
+    """The configuration that a checkpoint's header holds."""
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "config.yaml"
         saved.write_text(json.dumps(settings))  # JSON is YAML
-        config = load_config(saved)
-    return validation_set(config, open_data(config.data, config.seed))
+        return load_config(saved)
 
 
 def write_validation_scenes(settings: dict[str, Any], folder: Path) -> Path:

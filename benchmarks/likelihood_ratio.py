@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from corruptions import validation_scenes
-from record import write_result
-from score_parts import WHOLE, likelihood_alone, markdown, measure, without_likelihood
+from corruptions import config_of, validation_scenes
+from score_parts import OWN_SCENES, WHOLE, likelihood_alone, measure, save, without_likelihood
 from torch import Tensor, nn
 
 from flowclas_ros.model import FlowCLAS, load_checkpoint
@@ -32,7 +28,6 @@ from flowclas_ros.model.flow_types import build_flow
 from flowclas_ros.model.fusion import centre_and_spread
 from flowclas_ros.progress import progress_bar
 from flowclas_ros.training.batches import collate
-from flowclas_ros.training.config_file import load_config
 from flowclas_ros.training.data import open_data, training_set
 from flowclas_ros.training.module import batch_features
 
@@ -45,10 +40,7 @@ INLIERS_EVERY = 50  # cells that the ratio's spread is taken from
 
 def cells(model: FlowCLAS, settings: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Features of training scenes' cells: outliers (N, C), those of the last tenth of scenes, and some inliers."""
-    with tempfile.TemporaryDirectory() as folder:
-        saved = Path(folder) / "config.yaml"
-        saved.write_text(json.dumps(settings))  # JSON is YAML
-        config = load_config(saved)
+    config = config_of(settings)
     scenes = training_set(config, open_data(config.data, config.seed))
     scenes.auxiliary = False
     size = config.data.batch_size
@@ -72,61 +64,51 @@ def as_map(rows: Tensor) -> Tensor:
     return rows.T[None, :, None]
 
 
-class Density(nn.Module):
-    """A flow and its base: features (B, C, h, w) to their NLL (B, h, w), nats per dimension."""
-
-    def __init__(self, flow: nn.Module, base: nn.Module) -> None:
-        super().__init__()
-        self.flow, self.base = flow, base
-
-    def forward(self, features: Tensor) -> Tensor:
-        z, log_det = self.flow(features)
-        return -(self.base.log_prob(z) + log_det) / z.shape[1]
-
-
-def fit_outlier_flow(model: FlowCLAS, train: Tensor, held_out: Tensor, seed: int) -> tuple[Density, list[float]]:
-    """The flow of the lowest held-out NLL, and that of every pass."""
+def fit_outlier_flow(model: FlowCLAS, train: Tensor, held_out: Tensor, seed: int) -> tuple[FlowCLAS, list[float]]:
+    """A copy of the model with the outliers' flow, that of the lowest held-out NLL; and the NLL of every pass."""
     torch.manual_seed(seed)
-    flow: Any = build_flow(model.backbone.channels, model.config.flow, model.backbone.sections)
-    flow.initialise([(as_map(train), None)])
-    density = Density(flow, DiagonalGaussian(model.backbone.channels))
+    outliers = copy.deepcopy(model)
+    outliers.flow = build_flow(model.backbone.channels, model.config.flow, model.backbone.sections)
+    outliers.flow.initialise([(as_map(train), None)])
+    outliers.base = DiagonalGaussian(model.backbone.channels)
+    density = nn.ModuleList([outliers.flow, outliers.base])
     optimiser = torch.optim.AdamW(density.parameters(), lr=1e-3, weight_decay=1e-5)
-    best, losses = copy.deepcopy(density.state_dict()), [_held_out(density, held_out)]
+    best, losses = copy.deepcopy(density.state_dict()), [_held_out(outliers, held_out)]
     with progress_bar("outlier flow", PASSES, "passes") as advance:
         for _ in range(PASSES):
             for rows in train[torch.randperm(len(train))].split(CELLS):
                 optimiser.zero_grad()
-                density(as_map(rows)).mean().backward()
+                outliers.nll(as_map(rows)).mean().backward()
                 nn.utils.clip_grad_norm_(density.parameters(), 5.0)
                 optimiser.step()
-            losses.append(_held_out(density, held_out))
+            losses.append(_held_out(outliers, held_out))
             if losses[-1] == min(losses):
                 best = copy.deepcopy(density.state_dict())
             advance()
             if len(losses) - 1 - losses.index(min(losses)) >= PATIENCE:
                 break
     density.load_state_dict(best)
-    return density.eval(), losses
+    return outliers.eval(), losses
 
 
 @torch.no_grad()
-def _held_out(density: Density, rows: Tensor) -> float:
-    return float(density(as_map(rows)).mean())
+def _held_out(outliers: FlowCLAS, rows: Tensor) -> float:
+    return float(outliers.nll(as_map(rows)).mean())
 
 
 class LikelihoodRatio(nn.Module):
     """Features (B, C, h, w) to log p(outlier) - log p(inlier) (B, h, w) in spreads of the inliers'."""
 
-    def __init__(self, model: FlowCLAS, outliers: Density, inlier_rows: Tensor) -> None:
+    def __init__(self, model: FlowCLAS, outliers: FlowCLAS, inlier_rows: Tensor) -> None:
         super().__init__()
-        self.inliers, self.outliers = Density(model.flow, model.base), outliers
+        self.inliers, self.outliers = model, outliers
         self.centre, self.spread = torch.zeros(()), torch.ones(())
         with torch.inference_mode():
             values = torch.cat([self(as_map(rows)).flatten() for rows in inlier_rows.split(CELLS)])
         self.centre, self.spread = centre_and_spread(values)
 
     def forward(self, features: Tensor) -> Tensor:
-        ratio: Tensor = self.inliers(features) - self.outliers(features)
+        ratio: Tensor = self.inliers.nll(features) - self.outliers.nll(features)
         return (ratio - self.centre) / self.spread
 
 
@@ -165,16 +147,11 @@ def main(argv: list[str] | None = None) -> None:
     provenance: dict[str, Any] = loaded.header["provenance"]
     model = loaded.model.eval()
     train, held_out, inliers = cells(model, provenance["config"])
-    density, losses = fit_outlier_flow(model, train, held_out, provenance["seed"])
-    rows = measure(
-        variants(model, LikelihoodRatio(model, density, inliers)), scenes := validation_scenes(provenance["config"])
-    )
-    about: dict[str, Any] = {"set": "validation scenes of the fit", "checkpoint_sha256": loaded.header["sha256"]}
-    about |= {"frames": len(scenes), "threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1)}
-    about |= {"outlier_cells": len(train), "held_out_nll_after_each_pass": [round(loss, 4) for loss in losses]}
-    path = write_result(f"likelihood_ratio_{arguments.name}", {**about, "rows": rows}, seed=provenance["seed"])
-    path.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
-    print(f"{markdown(rows)}\n-> {path}, .md")
+    outliers, losses = fit_outlier_flow(model, train, held_out, provenance["seed"])
+    scenes = validation_scenes(provenance["config"])
+    rows = measure(variants(model, LikelihoodRatio(model, outliers, inliers)), scenes)
+    about = {"outlier_cells": len(train), "held_out_nll_after_each_pass": [round(loss, 4) for loss in losses]}
+    save(f"likelihood_ratio_{arguments.name}", loaded.header, len(scenes), rows, set=OWN_SCENES, **about)
 
 
 if __name__ == "__main__":

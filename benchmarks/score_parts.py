@@ -33,6 +33,7 @@ from flowclas_ros.training.exposed import ExposedDataset
 from flowclas_ros.training.metrics import PixelMetrics
 
 WHOLE = "the whole score"
+OWN_SCENES = "validation scenes of the fit"
 BOTH_PARTS = PROJECTION_WEIGHT + DISCRIMINANT_WEIGHT
 
 
@@ -144,6 +145,15 @@ def markdown(rows: dict[str, dict[str, float]]) -> str:
     return markdown_table(("", "AUPRC", "FPR95", "ms a frame", "of the whole"), lines) + "\n"
 
 
+def save(name: str, header: dict[str, Any], frames: int, rows: dict[str, dict[str, float]], **about: Any) -> None:
+    """The JSON of a checkpoint's rows, and the table beside it."""
+    about |= {"checkpoint_sha256": header["sha256"], "frames": frames}
+    about |= {"threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1)}
+    path = write_result(name, {**about, "rows": rows}, seed=header["provenance"]["seed"])
+    path.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
+    print(f"{markdown(rows)}\n-> {path}, .md")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure, write the JSON and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,16 +162,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=Path, help="folder of images/ and masks/ (default: the fit's own)")
     arguments = parser.parse_args(argv)
     loaded = load_checkpoint(arguments.checkpoint)
-    provenance: dict[str, Any] = loaded.header["provenance"]
     own = arguments.scenes is None
-    scenes = validation_scenes(provenance["config"]) if own else ExposedDataset(str(arguments.scenes))
+    scenes = validation_scenes(loaded.header["provenance"]["config"]) if own else ExposedDataset(str(arguments.scenes))
     rows = measure(variants(loaded.model.eval()), scenes)
-    about: dict[str, Any] = {"set": "validation scenes of the fit" if own else str(arguments.scenes)}
-    about["checkpoint_sha256"] = loaded.header["sha256"]
-    about |= {"frames": len(scenes), "threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1)}
-    path = write_result(f"score_parts_{arguments.name}", {**about, "rows": rows}, seed=provenance["seed"])
-    path.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
-    print(f"{markdown(rows)}\n-> {path}, .md")
+    which = OWN_SCENES if own else str(arguments.scenes)
+    save(f"score_parts_{arguments.name}", loaded.header, len(scenes), rows, set=which)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,7 @@ class DriftReference:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, a kilobyte."""
         return {
-            # float32 scores, to the last bit: many pixels may lie on an edge, and none of them must change its side
-            "edges": [float(np.format_float_positional(np.float32(edge), unique=True)) for edge in self.edges],
+            "edges": self.edges.tolist(),  # to the last bit: no pixel that lies on one must change its side
             "profile": [round(float(share), 6) for share in self.profile],
             "limit": round(self.limit, 6),
             "alarm_rate": self.alarm_rate,
