@@ -41,15 +41,15 @@ def compressed(pixels: np.ndarray, stamp_ns: int):
     return TYPES["sensor_msgs/msg/CompressedImage"](header=header(stamp_ns), format="png", data=data)
 
 
-def record(path: Path, topics: dict[str, list], storage: str = "MCAP", start_ns: int = 1000) -> Path:
-    """A bag at `path`; the messages of each topic are recorded a nanosecond apart, from `start_ns` on."""
+def record(path: Path, topics: dict[str, list], storage: str = "MCAP", start_ns: int = 1000, step_ns: int = 1) -> Path:
+    """A bag at `path`; the messages of each topic are recorded `step_ns` apart, from `start_ns` on."""
     writer = rosbag2.Writer(path, version=9, storage_plugin=rosbag2.StoragePlugin[storage])
     with writer:
         for topic, messages in topics.items():
             msgtype = messages[0].__msgtype__
             connection = writer.add_connection(topic, msgtype, typestore=STORE)
             for index, message in enumerate(messages):
-                writer.write(connection, start_ns + index, STORE.serialize_cdr(message, msgtype))
+                writer.write(connection, start_ns + index * step_ns, STORE.serialize_cdr(message, msgtype))
     return path
 
 

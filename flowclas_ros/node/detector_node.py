@@ -21,10 +21,10 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node import parameters, search
+from flowclas_ros.node import diagnostics, parameters, search
 from flowclas_ros.node.control import Control
 from flowclas_ros.node.parameters import Settings
-from flowclas_ros.node.reporting import diagnostic_array
+from flowclas_ros.node.ros_messages import make
 from flowclas_ros.node.running import run
 from flowclas_ros.node.stream import Frame, Stream
 from flowclas_ros.node.worker import Worker
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 HAND_OVER = 30.0  # seconds that a transition waits for the frame in hand before it counts the device as hung
 TICK = 0.1  # seconds between two looks at whether the input is stale
-DIAGNOSTICS_PERIOD = 1.0  # seconds
 
 Transition = Callable[["DetectorNode", Any], TransitionCallbackReturn]
 
@@ -208,7 +207,7 @@ class DetectorNode(LifecycleNode):
         if self._active:
             for stream in self._streams:
                 stream.reporter.tick(now)
-        if now - self._diagnosed > DIAGNOSTICS_PERIOD and self._diagnostics is not None:
+        if now - self._diagnosed > diagnostics.PERIOD and self._diagnostics is not None:
             self._diagnosed = now
             name = self.get_fully_qualified_name()
             statuses = [
@@ -216,7 +215,7 @@ class DetectorNode(LifecycleNode):
                 for stream in self._streams
                 for status in stream.reporter.diagnostics("/".join(filter(None, (name, stream.camera))), now)
             ]
-            self._diagnostics.publish(diagnostic_array(self.get_clock().now().to_msg(), statuses))
+            self._diagnostics.publish(diagnostics.diagnostic_array(self.get_clock().now().to_msg(), statuses, make))
 
     # ---------------------------------------------------------------- control
 

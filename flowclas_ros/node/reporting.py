@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-
 from flowclas_ros.msg import DetectorState
+from flowclas_ros.node.diagnostics import diagnostics, idle_diagnostics
 from flowclas_ros.node.messages import state_fields
 from flowclas_ros.node.parameters import Settings
-from flowclas_ros.node.status import Counts, Level, Scene, Status
+from flowclas_ros.node.ros_messages import make
+from flowclas_ros.node.status import Level, Status
 
 if TYPE_CHECKING:
     from flowclas_ros.detection.detector import Detector
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
 HEARTBEAT = 0.4  # seconds after which the state is said again while no frame is processed; a tick comes on top
 COMPLAINT = 5.0  # seconds of STALE after which the log says why, for whoever started the node and sees nothing come
-
-# Autoware's MRM path acts on ERROR. A hazard is one for the hazard status alone, a blind detector for the health alone.
-_HAZARD_LEVELS = {
-    Level.CLEAR: DiagnosticStatus.OK,
-    Level.CAUTION: DiagnosticStatus.WARN,
-    Level.HAZARD: DiagnosticStatus.ERROR,
-    Level.STALE: DiagnosticStatus.STALE,
-    Level.FAULT: DiagnosticStatus.STALE,
-}
 
 
 class Reporter:
@@ -87,13 +78,13 @@ class Reporter:
         absence = self._inputs.absence() if self._status.silent(now, stale_after) else ""
         return self._status.verdict(now, stale_after, absence)
 
-    def diagnostics(self, name: str, now: float) -> list[DiagnosticStatus]:
+    def diagnostics(self, name: str, now: float) -> list[Any]:
         """`<name>: health` and `<name>: hazard`."""
         detector = self._detector()
         if self.idle or detector is None:
-            return idle_diagnostics(name, self.idle)
+            return idle_diagnostics(name, self.idle, make)
         level, text = self.verdict(now)
-        return diagnostics(name, level, text, self._status, detector)
+        return diagnostics(name, level, text, self._status, detector, make)
 
 
 def state_message(level: Level, text: str, status: Status, detector: Detector) -> DetectorState:
@@ -102,57 +93,3 @@ def state_message(level: Level, text: str, status: Status, detector: Detector) -
     if status.scene is not None:
         message.header = status.scene.header
     return message
-
-
-def diagnostics(name: str, level: Level, text: str, status: Status, detector: Detector) -> list[DiagnosticStatus]:
-    """Of an active detector."""
-    blind = level in (Level.STALE, Level.FAULT)
-    remarks = status.remarks
-    health = DiagnosticStatus(name=f"{name}: health", hardware_id=detector.device)
-    if blind:
-        health.level, health.message = DiagnosticStatus.ERROR, text
-    elif remarks:
-        health.level, health.message = DiagnosticStatus.WARN, remarks
-    else:
-        health.level, health.message = DiagnosticStatus.OK, "frames are searched in time"
-    health.values = _values(detector, status.counts, status.scene)
-    hazard = DiagnosticStatus(
-        name=f"{name}: hazard",
-        hardware_id=detector.device,
-        level=_HAZARD_LEVELS[level],
-        message="unknown: the view is not searched" if blind else text,
-    )
-    return [health, hazard]
-
-
-def idle_diagnostics(name: str, text: str) -> list[DiagnosticStatus]:
-    """Of a detector that does not look (inactive, paused): never OK, silence is no all-clear."""
-    return [
-        DiagnosticStatus(name=f"{name}: health", level=DiagnosticStatus.WARN, message=text),
-        DiagnosticStatus(name=f"{name}: hazard", level=DiagnosticStatus.STALE, message=f"unknown: {text}"),
-    ]
-
-
-def diagnostic_array(stamp: Any, statuses: list[DiagnosticStatus]) -> DiagnosticArray:
-    """The message for /diagnostics."""
-    array = DiagnosticArray(status=statuses)
-    array.header.stamp = stamp
-    return array
-
-
-def _values(detector: Detector, counts: Counts, scene: Scene | None) -> list:
-    values: dict[str, object] = {
-        "device": detector.device,
-        "checkpoint": detector.header.get("name", ""),
-        "frames received": counts.received,
-        "frames processed": counts.processed,
-        "frames dropped": counts.dropped,
-        "frames broken": counts.broken,
-        "threshold (nats per dimension)": f"{detector.threshold:.4f}",
-        "threshold guaranteed": detector.guaranteed,
-    }
-    if scene is not None:
-        values["latency (s)"] = f"{scene.latency:.4f}"
-        values["drift"] = f"{scene.drift:.4f}"
-        values.update({f"{stage} (s)": f"{seconds:.4f}" for stage, seconds in scene.timings.items()})
-    return [KeyValue(key=key, value=str(value)) for key, value in values.items()]

@@ -13,6 +13,7 @@ _PACKAGE_OF = {
     kind: package
     for package, kinds in {
         "builtin_interfaces": "Duration",
+        "diagnostic_msgs": "DiagnosticArray DiagnosticStatus KeyValue",
         "flowclas_ros": "Hazard HazardArray",
         "geometry_msgs": "Point Pose Quaternion Transform TransformStamped Vector3",
         "sensor_msgs": "CameraInfo Image PointCloud2 PointField RegionOfInterest",
@@ -34,6 +35,8 @@ def make(kind: str, **fields: Any) -> Any:
         data = array("B")
         data.frombytes(fields["data"].data)
         fields["data"] = data
+    if kind == "DiagnosticStatus":  # whose level is of ROS's type byte, which rclpy wants as bytes
+        fields["level"] = bytes([fields["level"]])
     return _class_of(kind)(**fields)
 
 

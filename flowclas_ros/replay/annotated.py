@@ -17,6 +17,7 @@ import numpy.typing as npt
 from flowclas_ros.detection.interpreter import Finding
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import image_fields
+from flowclas_ros.node.diagnostics import diagnostic_array
 from flowclas_ros.node.messages import (
     hazard_array,
     hazard_cloud,
@@ -41,6 +42,8 @@ OUTPUTS = {
 }
 DEPTH_OUTPUTS = {"points": "sensor_msgs/msg/PointCloud2", "markers": "visualization_msgs/msg/MarkerArray"}
 DEFAULT_OUTPUTS = tuple(name for name in OUTPUTS if name != "score")  # which is float32 noise and hardly compresses
+
+DIAGNOSTICS = "/diagnostics"  # every node's: what was recorded there stays, and this one's comes to it
 
 _ZSTD_LEVEL = -1
 # Version of rosbag2's metadata: newer players read it too, Humble's and Iron's none that is in words.
@@ -111,6 +114,7 @@ class AnnotatedBag:
                 if topic in taken:
                     raise FlowclasError(f"topic {topic} of bag {recording.path} is an output's name: do not keep it")
                 self._outputs[topic] = (writer.add_connection(topic, kind, typestore=self._store), kind)
+        self._outputs[DIAGNOSTICS] = self._shared(DIAGNOSTICS, "diagnostic_msgs/msg/DiagnosticArray")
 
     def copy(self, recorded: Recorded) -> None:
         """A message of the input, byte by byte; one of ROS 1 in ROS 2's serialisation."""
@@ -150,6 +154,12 @@ class AnnotatedBag:
         topic = prefix(camera) + "state"
         self._write(topic, recorded.bag_ns, lambda: make("DetectorState", header=header or EMPTY_HEADER, **fields))
 
+    def diagnostics(self, bag_ns: int, statuses: list[Any]) -> None:
+        """Health and hazard of every camera. bag_ns: time of recording of the message after which they are."""
+        sec, nanosec = divmod(bag_ns, 10**9)
+        stamp = SimpleNamespace(sec=sec, nanosec=nanosec)
+        self._write(DIAGNOSTICS, bag_ns, lambda: diagnostic_array(stamp, statuses, make))
+
     def _write(self, topic: str, bag_ns: int, build: Callable[[], Any]) -> None:
         if topic not in self._outputs:
             return
@@ -157,6 +167,15 @@ class AnnotatedBag:
         message = build()
         if message is not None:
             self._writer.write(connection, bag_ns, self._store.serialize_cdr(message, kind))
+
+    def _shared(self, topic: str, kind: str) -> tuple[Any, str]:
+        """An output's connection on a topic that may be in the bag already."""
+        for connection in self._writer.connections:
+            if connection.topic == topic:
+                if connection.msgtype != kind:
+                    raise FlowclasError(f"topic {topic} of bag {self._recording.path} is no {kind}: do not keep it")
+                return connection, kind
+        return self._writer.add_connection(topic, kind, typestore=self._store), kind
 
     def _copy_of(self, connection: Any) -> Any:
         store = self._recording.reader.typestore if self._recording.reader.is2 else self._store

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from flowclas_ros.detection.detector import Detector
 from flowclas_ros.detection.interpreter import Finding, Interpreter
 from flowclas_ros.detection.overlay import overlay
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node import diagnostics
 from flowclas_ros.node.depth_image import locate_hazards
 from flowclas_ros.node.depth_sync import DepthSync, NearestStamp, SyncedFrame
 from flowclas_ros.node.messages import nearest_range, state_fields
@@ -25,7 +27,7 @@ from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.search import rules
 from flowclas_ros.node.self_mask import SelfMask
 from flowclas_ros.node.status import Scene, Status
-from flowclas_ros.replay.annotated import AnnotatedBag
+from flowclas_ros.replay.annotated import AnnotatedBag, make, prefix
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.masks import Masks
 from flowclas_ros.replay.recording import Recorded
@@ -115,6 +117,14 @@ class CameraPass:
                 self._sync.camera_info(recorded.message)
         if self._sync is not None:
             self._sync.poll()
+
+    def diagnostics(self) -> list[Any]:
+        """What the node would say on /diagnostics now; nothing before the first frame."""
+        if self._status is None:
+            return []
+        level, text = self._status.verdict(self._now, self._settings.stale_after)
+        name = prefix(self.camera).rstrip("/")
+        return diagnostics.diagnostics(name, level, text, self._status, self._detector, make)
 
     def end(self) -> None:
         """The bag is over: no frame waits for its depth any longer."""

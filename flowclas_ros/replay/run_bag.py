@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from flowclas_ros.detection.detector import Detector
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.diagnostics import PERIOD
 from flowclas_ros.node.parameters import Settings
 from flowclas_ros.progress import progress_bar
 from flowclas_ros.replay.annotated import annotated_bag
@@ -62,10 +64,15 @@ def run_pass(detector: Detector, job: Job, recording: Recording, folder: Path) -
         advance = None
         if not job.quiet:
             advance = stack.enter_context(progress_bar(recording.path.name, recording.count(), "frames"))
+        said = -math.inf  # ns, when the diagnostics last were
         for recorded in recording.read():
             background.do(functools.partial(bag.copy, recorded))
             for one in passes:
                 one.take(recorded)
+            if recorded.bag_ns - said >= PERIOD * 1e9:
+                if statuses := [status for one in passes for status in one.diagnostics()]:
+                    said = recorded.bag_ns
+                    background.do(functools.partial(bag.diagnostics, said, statuses))
             if advance is not None and recorded.index is not None:
                 advance()
         for one in passes:
