@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import fit_running
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file
 
+from flowclas_ros.training import fit as fitting
 from flowclas_ros.training.losses import LossConfig, contrastive_loss
 
 pytestmark = pytest.mark.timeout(300)
@@ -52,6 +56,31 @@ def test_two_processes_log_the_losses_and_end_at_the_weights_of_one(fit_root):
     assert ours.keys() == theirs.keys()
     for key in theirs:
         torch.testing.assert_close(ours[key], theirs[key], rtol=WEIGHTS, atol=WEIGHTS, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_each_process_measures_its_start_on_its_own_device(fit_root, monkeypatch):
+    """All on the first GPU would run it out of memory, and what they leave there would stay for the whole fit."""
+    started = []
+
+    class Measured(Exception):
+        pass
+
+    def measure(model, config, data, device):
+        started.append(device)
+        raise Measured
+
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda", 1)))
+    monkeypatch.setattr(fitting, "_trainer", lambda *_: trainer)
+    monkeypatch.setattr(fitting, "_initialise", measure)
+    with pytest.raises(Measured):
+        fit_running.fit(fit_root, "second", "--trainer.devices", "2")
+    assert started == [torch.device("cuda", 1)]
+
+
+def test_the_gaussian_is_fitted_by_the_first_process_alone(fit_root, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    monkeypatch.setattr(fitting, "_fit_gaussian", lambda *_: pytest.fail("the second process fits too"))
+    fit_running.fit(fit_root, "gaussian_of_the_second", "--method", "gaussian", "--trainer.devices", "2")
 
 
 GRADIENT = """

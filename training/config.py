@@ -53,7 +53,7 @@ class TrainerConfig:
             the same ones with other objects: fewer scenes than some hundred make the score one of chance.
         device: auto, cpu, cuda or cuda:<n>.
         devices: processes, one a device, on each node.
-        nodes: machines; start the same command on each with torchrun or SLURM.
+        nodes: machines; start the same command on each with torchrun or SLURM, output on a disk that they share.
         precision: of the network; whitening, log-determinants and scores stay float32. A CPU without bf16 takes fp32.
     """
 

@@ -37,7 +37,7 @@ from flowclas_ros.training.exposed import ExposedDataset
 from flowclas_ros.training.losses import cell_shares
 from flowclas_ros.training.outliers import OutlierSource
 from flowclas_ros.training.student_file import check_round_trip, write_student
-from flowclas_ros.training.trainer_setup import adamw, hardware, quiet_lightning
+from flowclas_ros.training.trainer_setup import adamw, check_processes, hardware, quiet_lightning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +63,7 @@ def distill(config: DistillConfig) -> Path:
         KeyboardInterrupt: SIGINT came; nothing is written.
     """
     output = Path(config.output).expanduser()
+    check_processes(config.trainer)
     device = resolve_device(config.trainer.device)
     data = open_data(config.data, config.seed)
     L.seed_everything(config.seed, verbose=False)

@@ -39,7 +39,7 @@ from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.config_file import changed_keys, config_yaml, load_config, parse_command
 from flowclas_ros.training.data import FitData, open_data
 from flowclas_ros.training.module import FeatureBatches, FitModule
-from flowclas_ros.training.trainer_setup import hardware, quiet_lightning
+from flowclas_ros.training.trainer_setup import check_processes, hardware, quiet_lightning
 
 CONFIG = "config.yaml"
 # A resumed run may change these: none has a part in what the weights become (minutes only end a run sooner or later).
@@ -93,11 +93,12 @@ def fit(config: FitConfig, *, resume: bool = False) -> Path:
     trainer.devices and trainer.nodes as there.
 
     Raises:
-        FlowclasError: bad data, a full disk, an output folder that holds another run, or settings that differ from
-            those of the run to be resumed.
+        FlowclasError: bad data, a full disk, an output folder that holds another run, settings that differ from those
+            of the run to be resumed, or another number of processes than they say.
         FitInterrupted: SIGINT or SIGTERM came; the state is saved.
     """
     output = Path(config.output).expanduser()
+    check_processes(config.trainer)
     try:
         if _is_first_process():
             _open_output(output, config, resume)
@@ -144,10 +145,11 @@ def _fit(output: Path, config: FitConfig, *, resume: bool) -> Path:
     module = FitModule(model, config, data)
     quiet_lightning()
     _say(f"fitting on {len(data.train)} frames, choosing on {len(data.val)}; {len(data.outliers)} pseudo-outliers")
-    if config.method == "gaussian":
-        metrics = _fit_gaussian(output, module, device)
-    else:
+    metrics: dict[str, Any] = {}
+    if config.method == "flowclas":
         metrics = _train(output, module, device, resume)
+    elif _is_first_process():  # there is nothing to share out
+        metrics = _fit_gaussian(output, module, device)
     if not _is_first_process():
         return output / CHECKPOINT
     if updates is not None:
@@ -219,9 +221,10 @@ def _train(output: Path, module: FitModule, device: torch.device, resume: bool) 
         _say("the run had finished; validating, calibrating and writing its checkpoint again")
         metrics = _load_best(output, module)
         return {**metrics, **_validate(output, module.to(device), device)} if _is_first_process() else metrics
-    if not resume and config.loss.fits_flow:
-        _initialise(module.model, config, module.data, device)
     trainer = _trainer(output, module, state, device)
+    if not resume and config.loss.fits_flow:
+        # On this process's own device: all on the first one would fill it.
+        _initialise(module.model, config, module.data, trainer.strategy.root_device)
     try:
         trainer.fit(module, ckpt_path=output / LAST if resume else None, weights_only=True)
     except Interrupted as stop:

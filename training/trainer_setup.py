@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
@@ -20,6 +22,23 @@ from flowclas_ros.training.config import OptimiserConfig, TrainerConfig
 from flowclas_ros.training.data import StepBatches
 
 CPU_INFO = Path("/proc/cpuinfo")
+
+
+def check_processes(trainer: TrainerConfig) -> None:
+    """Raise FlowclasError where torchrun or srun started more processes than are to train together, or fewer: each
+    would train by itself, on the same device into the same files, or a part of the run be left out.
+    """
+    if TorchElasticEnvironment.detect():
+        launcher, started = "torchrun", os.environ.get("WORLD_SIZE")
+    elif SLURMEnvironment.detect():
+        launcher, started = "srun", os.environ.get("SLURM_STEP_NUM_TASKS")  # none in a batch script without srun
+    else:
+        return
+    if started is not None and int(started) != trainer.devices * trainer.nodes:
+        raise FlowclasError(
+            f"{launcher} started {started} process(es), and trainer.devices {trainer.devices} x trainer.nodes "
+            f"{trainer.nodes} make {trainer.devices * trainer.nodes}; set them to what is started"
+        )
 
 
 def hardware(trainer: TrainerConfig, device: torch.device) -> dict[str, Any]:
