@@ -40,9 +40,17 @@ sys.exit(fit.main(["--config", config, "--output", output]))
 """
 
 
-def killed(fit_root, name, step, signum):
+# What srun tells a task, as far as Lightning asks.
+SRUN = {
+    **{f"SLURM_{name}": "1" for name in ("JOB_ID", "NNODES", "NTASKS", "NTASKS_PER_NODE", "STEP_NUM_TASKS")},
+    **{f"SLURM_{name}": "0" for name in ("PROCID", "LOCALID", "NODEID")},
+    "SLURM_JOB_NAME": "fit",
+}
+
+
+def killed(fit_root, name, step, signum, **variables):
     output = fit_root / name
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, "-c", KILLER, str(fit_root / "fit.yaml"), str(output), str(step), str(int(signum))]
     return output, subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
 
@@ -58,13 +66,18 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not(fit_root, whole_fit, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_step_says_so_in_one_line_and_loses_nothing(fit_root, whole_fit, signum, code):
-    output, done = killed(fit_root, f"signal{code}", 4, signum)
+@pytest.mark.parametrize(
+    ("signum", "code", "variables"),
+    [(signal.SIGINT, 130, {}), (signal.SIGTERM, 143, {}), (signal.SIGUSR1, 138, SRUN)],
+)
+def test_a_signal_saves_the_step_says_so_in_one_line_and_loses_nothing(fit_root, whole_fit, signum, code, variables):
+    """SIGUSR1 is what SLURM sends ahead of time (--signal), and on which Lightning would save a state of its own."""
+    output, done = killed(fit_root, f"signal{code}", 4, signum, **variables)
     assert done.returncode == code
     assert done.stderr.strip().splitlines()[-1].startswith("interrupted; state saved at step 5 in ")
     assert "Traceback" not in done.stderr
     assert_whole_files_only(output)
+    assert not list(output.glob("hpc_ckpt*"))
     assert torch.load(output / "last.ckpt", weights_only=True)["global_step"] == 5
     fit(fit_root, output.name, resume=True)
     assert_same_run(whole_fit, output)

@@ -24,10 +24,13 @@ from flowclas_ros.files import replacing
 from flowclas_ros.training.module import is_frozen
 
 LAST, BEST = "last.ckpt", "best.safetensors"
+# SLURM sends the last ahead of time where it is asked to (--signal=USR1@300), and Lightning would save it a state of its
+# own half-way through a step, which no resumed run reads.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """Raised between two steps after SIGINT or SIGTERM, once the state is on disk."""
+    """Raised between two steps after one of the SIGNALS, once the state is on disk."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -131,8 +134,8 @@ def _trained(module: L.LightningModule) -> list[Tensor]:
 class RunState(Checkpoint):
     """Saves last.ckpt (all that a resumed run needs) and best.safetensors (weights by AUPRC), and stops on signals.
 
-    last.ckpt is written every ``save_every`` steps, after each validation and on the first SIGINT or SIGTERM; a second
-    signal ends at once, with the last saved state intact. Validations are never skipped or split: a step at which one
+    last.ckpt is written every ``save_every`` steps, after each validation and on the first of the SIGNALS; a second one
+    ends at once, with the last saved state intact. Validations are never skipped or split: a step at which one
     is due is saved after it. ``epoch`` and ``total`` are steps, ``val_every`` counts epochs.
     """
 
@@ -151,10 +154,10 @@ class RunState(Checkpoint):
     # -- signals ------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock and take over the signals, Lightning's own SIGTERM handler included."""
+        """Start the clock and take over the signals, Lightning's own handlers included."""
         self.started = time.monotonic()
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in SIGNALS:
                 self.handlers[signum] = signal.signal(signum, self._on_signal)
 
     def _on_signal(self, signum: int, frame: Any) -> None:

@@ -95,7 +95,7 @@ def fit(config: FitConfig, *, resume: bool = False) -> Path:
     Raises:
         FlowclasError: bad data, a full disk, an output folder that holds another run, settings that differ from those
             of the run to be resumed, or another number of processes than they say.
-        FitInterrupted: SIGINT or SIGTERM came; the state is saved.
+        FitInterrupted: SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
     """
     output = Path(config.output).expanduser()
     check_processes(config.trainer)
