@@ -173,15 +173,34 @@ def test_a_score_that_is_not_finite_is_an_error_and_never_a_clear_mask(checkpoin
         detector.detect(frames(1)[0])
 
 
-def test_a_device_out_of_memory_says_the_size_and_the_way_out(checkpoint, monkeypatch):
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),  # the driver, as when another process holds the GPU
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=lambda failure: str(failure)[:30])
+def test_a_device_out_of_memory_says_the_size_and_the_way_out(checkpoint, monkeypatch, failure):
     detector = Detector(checkpoint, device="cpu")
 
     def explode(batch: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        raise failure
 
     monkeypatch.setattr(detector._scorer, "_model", explode)
     with pytest.raises(FlowclasError, match=rf"out of memory for 1 frame\(s\) of {W}x{H}: use smaller"):
         detector.detect(frames(1)[0])
+
+
+def test_a_device_without_room_for_the_model_says_so(checkpoint, monkeypatch):
+    """Not a traceback: configure can then be tried again on another device."""
+
+    def explode(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(FlowCLAS, "to", explode)
+    with pytest.raises(FlowclasError, match=r"out of memory for the model of '.*small\.safetensors': use"):
+        Detector(checkpoint, device="cpu")
 
 
 def test_another_runtime_error_is_not_dressed_up_as_memory(checkpoint, monkeypatch):

@@ -183,3 +183,12 @@ def test_the_kit_fits_end_to_end_in_a_few_steps(kit, tmp_path, monkeypatch):
     header = load_checkpoint(path).header
     assert header["provenance"]["metrics"]["val/auprc"] > 0.1  # a guess would have some 0.03
     assert header["calibration"]["scenes"] == 1
+
+
+def test_a_fit_out_of_memory_says_which_options_to_change(fit_root, monkeypatch):
+    def explode(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(fitting.FitModule, "training_step", explode)
+    with pytest.raises(FlowclasError, match=r"out of memory for this fit: use a smaller data\.batch_size"):
+        fit(fit_root, "large")

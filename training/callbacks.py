@@ -24,8 +24,8 @@ from flowclas_ros.files import replacing
 from flowclas_ros.training.module import is_frozen
 
 LAST, BEST = "last.ckpt", "best.safetensors"
-# SLURM sends the last ahead of time where it is asked to (--signal=USR1@300), and Lightning would save it a state of its
-# own half-way through a step, which no resumed run reads.
+# SLURM sends the last ahead of time where it is asked to (--signal=USR1@300); Lightning would save a state of its own
+# half-way through a step, which no resumed run reads.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import track
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.model.device import resolve_device
+from flowclas_ros.model.device import memory_errors, resolve_device
 from flowclas_ros.model.flow import FlowConfig
 from flowclas_ros.model.flowclas import FlowCLAS
 from flowclas_ros.training.adaptation import LowRankUpdates
@@ -42,6 +42,7 @@ from flowclas_ros.training.module import FeatureBatches, FitModule
 from flowclas_ros.training.trainer_setup import check_processes, hardware, quiet_lightning
 
 CONFIG = "config.yaml"
+SMALLER = "use a smaller data.batch_size, data.crop or model.short_side, loss.cells, or trainer.precision bf16"
 # A resumed run may change these: none has a part in what the weights become (minutes only end a run sooner or later).
 FREE_ON_RESUME = {
     "trainer.max_minutes",
@@ -93,16 +94,18 @@ def fit(config: FitConfig, *, resume: bool = False) -> Path:
     trainer.devices and trainer.nodes as there.
 
     Raises:
-        FlowclasError: bad data, a full disk, an output folder that holds another run, settings that differ from those
-            of the run to be resumed, or another number of processes than they say.
+        FlowclasError: bad data, a full disk, too little memory, an output folder that holds another run, settings that
+            differ from those of the run to be resumed, or another number of processes than they say.
         FitInterrupted: SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
     """
     output = Path(config.output).expanduser()
     check_processes(config.trainer)
+    device = resolve_device(config.trainer.device)
     try:
         if _is_first_process():
             _open_output(output, config, resume)
-        return _fit(output, config, resume=resume and (output / LAST).is_file())
+        with memory_errors(device, "this fit", SMALLER):
+            return _fit(output, config, device, resume=resume and (output / LAST).is_file())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             where = error.filename or output
@@ -136,8 +139,7 @@ def _open_output(output: Path, config: FitConfig, resume: bool) -> None:
         temporary.write_text(config_yaml(config), encoding="utf-8")
 
 
-def _fit(output: Path, config: FitConfig, *, resume: bool) -> Path:
-    device = resolve_device(config.trainer.device)
+def _fit(output: Path, config: FitConfig, device: torch.device, *, resume: bool) -> Path:
     data = open_data(config.data, config.seed)
     L.seed_everything(config.seed, verbose=False)
     model = FlowCLAS(_model_config(config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
-from flowclas_ros.model.device import resolve_device
+from flowclas_ros.model.device import memory_errors, resolve_device
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,7 +37,8 @@ class Scorer:
         backbone_weights: str | Path | None = None,
     ) -> None:
         self.device = check_device(device, precision)
-        loaded = load_checkpoint(checkpoint, device=str(self.device), backbone_weights=backbone_weights)
+        with _memory_errors(self.device, f"the model of '{checkpoint}'"):
+            loaded = load_checkpoint(checkpoint, device=str(self.device), backbone_weights=backbone_weights)
         self.header: dict[str, Any] = loaded.header
         self.precision = precision
         self._model: torch.nn.Module | None = loaded.model.eval()
@@ -53,7 +54,8 @@ class Scorer:
             raise FlowclasError("the detector is closed: make a new one")
         _check_frames(images)
         height, width = images[0].shape[:2]
-        with _memory_errors(len(images), width, height, self.device), torch.inference_mode():
+        what = f"{len(images)} frame(s) of {width}x{height}"
+        with _memory_errors(self.device, what), torch.inference_mode():
             start = time.perf_counter()
             batch = self._upload(images)
             uploaded = time.perf_counter()
@@ -80,7 +82,7 @@ class Scorer:
             except RuntimeError as error:  # out of memory, most likely, with half of the model moved
                 self._model.to(self.device)
                 raise FlowclasError(f"the model cannot move to {target}, {self.device} stays: {error}") from error
-            if self.device.type == "cuda":
+            finally:  # on the device that it left, or that had no room for it
                 torch.cuda.empty_cache()
             self._staging = None
         self.device, self.precision = target, precision
@@ -88,8 +90,7 @@ class Scorer:
     def close(self) -> None:
         """Let go of the model and its device memory."""
         self._model = self._staging = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # where there is CUDA
 
     def _upload(self, images: Sequence[Image]) -> torch.Tensor:
         """Frames as (B,3,H,W) float32 0..1 on the device; through one kept pinned buffer where that is CUDA."""
@@ -127,17 +128,8 @@ def _check_frames(images: Sequence[Image]) -> None:
         raise FlowclasError(f"frames of sizes {', '.join(sizes)} cannot share a batch: send one batch per size")
 
 
-@contextlib.contextmanager
-def _memory_errors(frames: int, width: int, height: int, device: torch.device) -> Iterator[None]:
-    """Turn an allocator's failure, GPU's or CPU's, into one line with a way out."""
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises it bare
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            ways = "use smaller frames, precision bf16 or fp16, a smaller backbone, or device cpu"
-        else:
-            ways = "use smaller frames or a smaller backbone"
-        raise FlowclasError(f"{device} is out of memory for {frames} frame(s) of {width}x{height}: {ways}") from error
+def _memory_errors(device: torch.device, what: str) -> contextlib.AbstractContextManager[None]:
+    ways = "use smaller frames or a smaller backbone"
+    if device.type == "cuda":
+        ways = "use smaller frames, precision bf16 or fp16, a smaller backbone, or device cpu"
+    return memory_errors(device, what, ways)

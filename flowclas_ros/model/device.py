@@ -1,8 +1,14 @@
-"""Which device the model runs on, asked for by name."""
+"""Which device the model runs on, asked for by name, and what is said when its memory does not suffice."""
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
 from flowclas_ros.errors import FlowclasError
+
+# PyTorch's own allocators on a GPU and on the CPU, the CUDA driver's, and that of cuBLAS and cuDNN.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -24,3 +30,15 @@ def resolve_device(name: str = "auto") -> torch.device:
     if number >= torch.cuda.device_count():
         raise FlowclasError(f"device '{name}': this machine has {torch.cuda.device_count()} GPU(s), numbered from 0")
     return torch.device("cuda", number)
+
+
+@contextlib.contextmanager
+def memory_errors(device: torch.device, what: str, ways: str) -> Iterator[None]:
+    """Turn an allocator's failure into a FlowclasError: what it was for, and the ways out."""
+    try:
+        yield
+    except RuntimeError as error:  # of several types, some of them bare
+        if not any(text in str(error) for text in _OUT_OF_MEMORY):
+            raise
+        torch.cuda.empty_cache()  # where there is CUDA
+        raise FlowclasError(f"{device} is out of memory for {what}: {ways}") from error
