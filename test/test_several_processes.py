@@ -99,6 +99,49 @@ dist.destroy_process_group()
 """
 
 
+LABELS = """
+import sys, torch, torch.distributed as dist
+from test_label_losses import tiny
+from flowclas_ros.training.losses import LossConfig
+from flowclas_ros.training.segmentation import label_losses
+torch.manual_seed(1)
+classes = torch.randint(0, 4, (2, 64, 64), dtype=torch.uint8)
+labels = torch.zeros_like(classes)
+labels[0, :8] = 1  # outliers in the first image alone, and few
+classes[0, :48] = 255  # most of its pixels without a class
+model = tiny()
+features = model.features(torch.rand(2, 3, 64, 64))
+mine = slice(0, 2)
+if len(sys.argv) > 2:
+    dist.init_process_group("gloo")
+    mine = slice(dist.get_rank(), dist.get_rank() + 1)
+config, size = LossConfig(segmentation=1.0, energy_entropy=1.0), torch.full((2, 2), 64)
+losses = label_losses(model, features[mine], classes[mine], labels[mine], size[mine], config)
+losses = torch.stack([losses["cross_entropy"], losses["energy_entropy"]])
+gradients = torch.autograd.grad(losses.sum(), list(model.segmentation.parameters()))
+values = torch.cat([losses.detach(), *(gradient.flatten() for gradient in gradients)])
+if len(sys.argv) > 2:
+    dist.all_reduce(values)
+    torch.save(values / 2, sys.argv[1]) if dist.get_rank() == 0 else None
+    dist.destroy_process_group()
+else:
+    torch.save(values, sys.argv[1])
+"""
+
+
+def test_class_losses_over_two_processes_are_those_of_one(tmp_path):
+    """A mean of each process's own mean would weigh a pixel by how few its process has labelled."""
+    (tmp_path / "run.py").write_text(LABELS)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'test'}", "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for start, rest in (([], ["one"]), (launcher, ["two", "both"])):
+        command = [sys.executable, *start, "run.py", *rest]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=WEIGHTS, atol=WEIGHTS)
+
+
 def test_samples_and_their_gradients_over_two_processes_are_those_of_one(tmp_path):
     """Each process has the whole loss of the sample; DDP's average of the gradients is then the one gradient."""
     from flowclas_ros.training.distributed import mean_over_processes, sample_over_processes

@@ -43,7 +43,8 @@ class FitModule(L.LightningModule):
 
     All randomness of a step is drawn from generators seeded with (seed, step), the noise also with the rank, and its
     batch is a function of the same: a resumed run needs no generator's state to go on exactly, and several processes
-    do what one does with all of their batches, but for `flow.noise`, `loss.cells` and the padding of unequal images.
+    do what one does with all of their batches, but for `flow.noise`, `loss.cells`, the padding of unequal images and
+    Lovasz-softmax.
     """
 
     def __init__(self, model: FlowCLAS, config: FitConfig, data: FitData) -> None:

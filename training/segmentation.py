@@ -9,6 +9,7 @@ from torch import Tensor
 from flowclas_ros.model import FlowCLAS
 from flowclas_ros.model.segmentation import energy_entropy
 from flowclas_ros.training.batches import by_size
+from flowclas_ros.training.distributed import mean_over_processes
 from flowclas_ros.training.losses import IGNORE, INLIER, OUTLIER, LossConfig
 
 # The losses are taken at a quarter of the working resolution: finer than the feature grid, so that thin classes count,
@@ -30,7 +31,8 @@ def label_losses(
         config: the two weights; a part with weight 0 is left out.
 
     Returns:
-        Scalars ``loss``, and unless off ``cross_entropy``, ``lovasz``, ``energy_entropy``.
+        Scalars ``loss``, and unless off ``cross_entropy``, ``lovasz``, ``energy_entropy``; of several processes, this
+        one's share of the mean over all of them, Lovasz-softmax apart, which is of its own images.
     """
     logits = model.logits(features)
     height, width = (cells * model.backbone.stride // LOSS_STRIDE for cells in logits.shape[-2:])
@@ -43,7 +45,7 @@ def label_losses(
         rows = logits.movedim(1, -1)[known]
         targets = classes[known].long()
         # Both are 0, and differentiable, where a batch has no labelled pixel.
-        result["cross_entropy"] = F.cross_entropy(rows, targets, reduction="sum") / max(1, targets.numel())
+        result["cross_entropy"] = mean_over_processes(F.cross_entropy(rows, targets, reduction="none"), empty=0.0)
         result["lovasz"] = lovasz_softmax(rows.softmax(dim=1), targets)
         loss = loss + config.segmentation * (result["cross_entropy"] + result["lovasz"])
     if config.energy_entropy:
@@ -96,5 +98,5 @@ def energy_entropy_loss(score: Tensor, labels: Tensor) -> Tensor:
     A logistic loss: the score is read as the log-odds of an outlier, which needs no margins to be chosen, since the
     level of the logits is free under cross-entropy. Score and labels are of one shape; 0 where a side has no pixel.
     """
-    sides = ((score[labels == INLIER], 1.0), (score[labels == OUTLIER], -1.0))
-    return sum((F.softplus(sign * side).mean() for side, sign in sides if side.numel()), score.new_zeros(()))
+    inliers, outliers = F.softplus(score[labels == INLIER]), F.softplus(-score[labels == OUTLIER])
+    return mean_over_processes(inliers, empty=0.0) + mean_over_processes(outliers, empty=0.0)
