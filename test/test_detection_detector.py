@@ -294,3 +294,14 @@ def test_cuda_agrees_with_the_cpu(checkpoint, precision):
     score = detector.detect(image).score
     tolerance = 2e-3 if precision == "fp32" else 0.05
     np.testing.assert_allclose(score, expected, atol=tolerance * np.ptp(expected) + 1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_a_detector_moves_to_the_gpu_to_the_last_of_them_and_back(checkpoint):
+    image = frames(1)[0]
+    detector = Detector(checkpoint, device="cpu")
+    expected = detector.detect(image).score
+    for device in ("cuda", f"cuda:{torch.cuda.device_count() - 1}", "cpu"):
+        detector.move(device, "fp32")
+        assert detector.device == ("cuda:0" if device == "cuda" else device)
+        np.testing.assert_allclose(detector.detect(image).score, expected, atol=2e-3 * np.ptp(expected) + 1e-3)

@@ -20,13 +20,15 @@ pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parent.parent
 # Sums in another order than one process has; seen: 2e-7 and 2e-8.
 LOSS, WEIGHTS = 1e-5, 1e-5
+GPU_LOSS = 1e-2  # TF32 in the convolutions, of other batch sizes
 
 
-def fit(root, processes, batch_size):
-    output = root / f"of_{processes}"
+def fit(root, processes, batch_size, device="cpu"):
+    output = root / f"of_{processes}_{device}"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "flowclas_ros.cli", "fit"]
     command += ["--config", str(root / "fit.yaml"), "--output", str(output), "--trainer.devices", str(processes)]
+    command += ["--trainer.device", device]
     # The data are of one size, as crops are: of several, each process would pad to the largest of its own batch. And
     # noise is each process's own.
     command += ["--data.batch_size", str(batch_size), "--trainer.max_epochs", "2", "--model.flow.noise", "0"]
@@ -56,6 +58,15 @@ def test_two_processes_log_the_losses_and_end_at_the_weights_of_one(fit_root):
     assert ours.keys() == theirs.keys()
     for key in theirs:
         torch.testing.assert_close(ours[key], theirs[key], rtol=WEIGHTS, atol=WEIGHTS, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA GPUs here")
+def test_two_gpus_log_the_losses_of_one(fit_root):
+    pytest.importorskip("tensorboard", reason="needs tensorboard (extra training)")
+    one, two = fit(fit_root, 1, 4, "cuda"), fit(fit_root, 2, 2, "cuda")
+    ours, theirs = ([value for _, value in series(folder, "train/loss")] for folder in (two, one))
+    assert len(ours) == 6 and ours == pytest.approx(theirs, rel=GPU_LOSS)
 
 
 def test_each_process_measures_its_start_on_its_own_device(fit_root, monkeypatch):

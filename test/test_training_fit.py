@@ -192,3 +192,16 @@ def test_a_fit_out_of_memory_says_which_options_to_change(fit_root, monkeypatch)
     monkeypatch.setattr(fitting.FitModule, "training_step", explode)
     with pytest.raises(FlowclasError, match=r"out of memory for this fit: use a smaller data\.batch_size"):
         fit(fit_root, "large")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_fit_on_a_gpu_is_that_on_the_cpu_but_for_rounding(fit_root, precision):
+    options = ("--model.margin_weight", "1", "--model.flow.noise", "0", "--trainer.precision")
+    paths = [
+        fit(fit_root, f"{device}_{precision}", *options, chosen, "--trainer.device", device)
+        for device, chosen in (("cpu", "fp32"), ("cuda", precision))
+    ]
+    ours, theirs = (load_checkpoint(path).header["provenance"]["metrics"]["val/inlier_score"] for path in paths)
+    assert ours == pytest.approx(theirs, abs=0.1)  # nats per dimension
