@@ -170,3 +170,14 @@ def test_interrupt_leaves_no_file_behind(
     assert main(["distill", "--config", str(folder / "distill.yaml"), "--output", output]) == 130
     assert "interrupted; nothing was written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_distillation_out_of_memory_says_which_options_to_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(Distillation, "training_step", explode)
+    with pytest.raises(FlowclasError, match=r"out of memory for this distillation: use a smaller data\.batch_size"):
+        distill(configured(folder, "--output", str(folder / "large.safetensors")))

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import FrozenBackbone
-from flowclas_ros.model.device import resolve_device
+from flowclas_ros.model.device import memory_errors, resolve_device
 from flowclas_ros.progress import progress_bar
 from flowclas_ros.training.batches import collate
 from flowclas_ros.training.callbacks import FitProgress, WeightEma
@@ -59,7 +59,8 @@ def distill(config: DistillConfig) -> Path:
     """Train the student, write its weights and their provenance; the path of the weights.
 
     Raises:
-        FlowclasError: bad data, a backbone that is not to be had or whose weights do not load back, a full disk.
+        FlowclasError: bad data, a backbone that is not to be had or whose weights do not load back, a full disk, too
+            little memory.
         KeyboardInterrupt: SIGINT came; nothing is written.
     """
     output = Path(config.output).expanduser()
@@ -76,7 +77,6 @@ def distill(config: DistillConfig) -> Path:
         f"{_millions(module.student)} M weights) on {len(data.train)} images, held out {len(data.val)}",
         flush=True,
     )
-    module.prepare(device)
     trainer = L.Trainer(
         **hardware(config.trainer, device),
         max_epochs=1,  # to Lightning; see fit._trainer
@@ -91,9 +91,11 @@ def distill(config: DistillConfig) -> Path:
         callbacks=[FitProgress(), *([WeightEma(config.optimiser.ema)] if config.optimiser.ema else [])],
     )
     try:
-        trainer.fit(module)
-        if module.validated_at != trainer.global_step:  # stopped, or ended, between two validations
-            trainer.validate(module, verbose=False)
+        with memory_errors(device, "this distillation", "use a smaller data.batch_size or data.crop"):
+            module.prepare(device)
+            trainer.fit(module)
+            if module.validated_at != trainer.global_step:  # stopped, or ended, between two validations
+                trainer.validate(module, verbose=False)
     except SystemExit:  # Lightning's answer to KeyboardInterrupt
         raise KeyboardInterrupt from None
     return write_student(output, module, config, data)
