@@ -89,6 +89,20 @@ def test_an_item_that_fails_is_reported_and_the_next_goes_on(held):
     assert held.failures == [(["bad"], "no good")] and held.done == ["good"]
 
 
+def test_a_failure_that_cannot_be_told_does_not_end_the_worker(caplog):
+    def refuse(items, error=None):
+        raise RuntimeError("the publisher is gone")
+
+    worker = Worker(refuse, refuse, "test")
+    worker.offer(1)
+    end = time.monotonic() + TIMEOUT
+    while not caplog.records and time.monotonic() < end:
+        time.sleep(0.01)
+    assert worker.call(lambda: 7, TIMEOUT) == 7
+    assert "the publisher is gone" in caplog.text
+    assert worker.stop(TIMEOUT)
+
+
 def test_a_call_that_the_worker_does_not_get_to_times_out(held):
     held.worker.offer(1)
     assert held.begun.wait(TIMEOUT)

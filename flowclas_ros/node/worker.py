@@ -6,12 +6,15 @@ only contends for the interpreter lock (issues 1025, 1452). So the executor park
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, TypeVar
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -90,8 +93,14 @@ class Worker(Generic[Item]):
                 try:
                     self._process(items)
                 except Exception as error:
-                    self._failed(items, error)
+                    self._report(items, error)
             del call, items  # or a frame, or a model inside a closure, would stay alive until the next one comes
+
+    def _report(self, items: list[Item], error: Exception) -> None:
+        try:
+            self._failed(items, error)
+        except Exception:  # as of a publisher while the process shuts down: whoever calls next must not wait in vain
+            logger.exception("a failure could not be told: %s", error)
 
     @staticmethod
     def _answer(function: Callable[[], Any], future: Future) -> None:
