@@ -98,6 +98,8 @@ def remappings(given: dict[str, str], cameras: list[str]) -> list[tuple[str, str
             if name == "image" and topic == "image":  # the default: the cameras' own names are right as they are
                 continue
             raise RuntimeError(f"{name}_topic:={topic} must hold {{camera}} where there are several cameras")
+        if not cameras and "{camera}" in topic:
+            raise RuntimeError(f"{name}_topic:={topic} wants names for {{camera}}: cameras:=front,left for instance")
         if topic:
             pairs += [(f"{camera}/{name}", topic.replace("{camera}", camera)) for camera in cameras] or [(name, topic)]
     return pairs
@@ -106,16 +108,15 @@ def remappings(given: dict[str, str], cameras: list[str]) -> list[tuple[str, str
 def viewer(given: dict[str, str], cameras: list[str]) -> Node:
     """RViz on the detector's topics; with several cameras on the first one's."""
     camera = cameras[0] if cameras else ""
-    namespace = "/" + given["namespace"].strip("/") if given["namespace"].strip("/") else ""
-    source = f"{namespace}/detector/{camera}" if camera else f"{namespace}/detector"
+    source = f"detector/{camera}" if camera else "detector"  # relative: who includes this may push a namespace
     topics = [(f"/detector/{name}", f"{source}/{name}") for name in ("overlay", "heatmap", "points", "markers")]
     own = f"{camera}/image" if camera else "image"
-    image = dict(remappings(given, cameras)).get(own, own)
-    topics.append(("/image", image if image.startswith("/") else f"{namespace}/{image}"))
+    topics.append(("/image", dict(remappings(given, cameras)).get(own, own)))
     return Node(
         package="rviz2",
         executable="rviz2",
         name="rviz",
+        namespace=given["namespace"],
         arguments=["-d", PathJoinSubstitution([FindPackageShare("flowclas_ros"), "rviz", "overlay.rviz"])],
         parameters=[{"use_sim_time": is_true("use_sim_time", given["use_sim_time"])}],
         remappings=topics,

@@ -14,7 +14,6 @@ from launch import LaunchDescription
 ARGUMENTS: dict[str, tuple[str, str]] = {  # name: (default, description)
     "cameras": ("front,left,right", "Names of the cameras."),
     "image_topic": ("{camera}/image_raw", "Topic of each camera's sensor_msgs/Image."),
-    "camera_info_topic": ("{camera}/camera_info", "Topic of each camera's CameraInfo."),
     "depth_topic": ("", "Topic of each camera's registered depth image; empty: no depth."),
 }
 

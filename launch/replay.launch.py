@@ -1,8 +1,8 @@
 """A recorded bag through the detector: `ros2 launch flowclas_ros replay.launch.py bag:=... checkpoint:=...`.
 
 The bag is played with --clock once the detector is active, so that no frame is played to a model that still loads, and
-everything ends with it, or at once where the detector cannot be configured. Every argument of detect.launch.py is taken
-as well; RViz and simulated time are on.
+everything ends with it, or at once where the detector cannot be configured or has ended. Every argument of
+detect.launch.py is taken as well; RViz and simulated time are on.
 """
 
 import os
@@ -19,6 +19,7 @@ from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
 from launch_ros.event_handlers import OnStateTransition
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -58,10 +59,14 @@ def player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         command.append("--loop")
     play = ExecuteProcess(cmd=command, output="screen")
     failed = EmitEvent(event=Shutdown(reason="the detector could not be configured, see above"))
+    gone = EmitEvent(event=Shutdown(reason="the detector has ended"))
     return [
         RegisterEventHandler(OnStateTransition(goal_state="active", entities=[play], handle_once=True)),
         RegisterEventHandler(
             OnStateTransition(start_state="configuring", goal_state="unconfigured", entities=[failed])
+        ),
+        RegisterEventHandler(
+            OnProcessExit(target_action=lambda action: isinstance(action, LifecycleNode), on_exit=[gone])
         ),
         RegisterEventHandler(
             OnProcessExit(target_action=play, on_exit=[EmitEvent(event=Shutdown(reason="the bag has ended"))])

@@ -21,7 +21,7 @@ FLOAT32, UINT8, UINT16 = 7, 2, 4
 
 def cloud_of(points):
     location = Location((0, 0, 1), (1, 1, 0), 1.0, np.asarray(points, np.float32))
-    hazard = TrackedHazard(1, Region((0, 0, 1, 1), 1, (0, 0), 1.0, 1.0), location, 1, 0, 0)
+    hazard = TrackedHazard(1, Region((0, 0, 1, 1), 1, (0.0, 0.0), 1.0, 1.0), location, 1, 0, 0)
     return hazard_cloud(Header(frame_id="camera"), [hazard])
 
 

@@ -69,7 +69,7 @@ def test_the_array_carries_region_and_place(header, hazards):
 
 def test_a_held_hazard_says_for_how_long(header):
     tracker = HazardTracker(forget_frames=5)
-    tracker.update([Region((0, 0, 5, 5), 25, (2, 2), 1.0, 1.0)], None, 1)
+    tracker.update([Region((0, 0, 5, 5), 25, (2.0, 2.0), 1.0, 1.0)], None, 1)
     tracker.update([], None, 2)
     message = hazard_array(header, tracker.update([], None, 3))
     assert [(hazard.frames_missed, hazard.position_frames_missed) for hazard in message.hazards] == [(2, 3)]

@@ -140,6 +140,39 @@ def test_several_cameras_have_their_names_in_the_topics():
     assert remappings(topics(), ["front"]) == []
     with pytest.raises(RuntimeError, match=r"image_topic:=/cam/image must hold \{camera\}"):
         remappings(topics(image_topic="/cam/image"), ["front"])
+    with pytest.raises(RuntimeError, match=r"image_topic:=/\{camera\}/image wants names for \{camera\}: cameras:="):
+        remappings(topics(image_topic="/{camera}/image"), [])
+
+
+@needs_launch
+def test_several_cameras_bring_their_camera_info_beside_their_images():
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations["image_topic"] = "/rig/{camera}/image_rect"
+    for name in ("multi_camera", "detect"):
+        for argument in load(name).generate_launch_description().get_launch_arguments():
+            if argument.default_value is not None and argument.name in ("image_topic", "camera_info_topic", "cameras"):
+                argument.execute(context)
+    found = dict(load("detect").remappings(topics(**context.launch_configurations), ["left"]))
+    assert found["left/camera_info"] == "/rig/left/camera_info"
+
+
+@needs_launch
+@pytest.mark.parametrize("namespace", ["", "robot"])
+def test_rviz_listens_where_the_detector_speaks_in_a_pushed_namespace_too(namespace):
+    from launch_ros.actions import PushRosNamespace
+
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    PushRosNamespace("fleet").execute(context)
+    node = load("detect").viewer({**topics(image_topic="cam/image"), "namespace": namespace, "use_sim_time": "0"}, [])
+    node._perform_substitutions(context)
+    own = f"/fleet/{namespace}".rstrip("/")
+    assert node.node_name == f"{own}/rviz"  # what its relative topics are resolved in
+    remapped = dict(node.expanded_remapping_rules)
+    assert remapped["/detector/overlay"] == "detector/overlay" and remapped["/image"] == "cam/image"
 
 
 @needs_launch
@@ -191,4 +224,4 @@ def test_replay_refuses_a_bag_that_is_not_there(tmp_path):
     with pytest.raises(RuntimeError, match="none does not exist"):
         module.player(context)
     context.launch_configurations["bag"] = str(tmp_path)
-    assert len(module.player(context)) == 3 and not math.isnan(float(values["rate"]))
+    assert len(module.player(context)) == 4 and not math.isnan(float(values["rate"]))
