@@ -14,8 +14,9 @@ RUN := $(VENV)/bin/python
 ifdef ROS_DISTRO
 VENV_FLAGS := --system-site-packages
 REQUIREMENTS := ".[training,label,bags,sim,dev]"
-# The distribution's cv_bridge was compiled for NumPy 1 and OpenCV 4, its launch_pytest wants a pytest below 8.4.
-REQUIREMENTS += "numpy<2" "opencv-python-headless<5" "pytest<8.4"
+# The distribution's cv_bridge was compiled for OpenCV 4, up to Kilted for NumPy 1 too; its launch_pytest wants a pytest
+# below 8.4.
+REQUIREMENTS += "opencv-python-headless<5" "pytest<8.4" $(if $(filter humble jazzy kilted,$(ROS_DISTRO)),"numpy<2")
 else
 VENV_FLAGS :=
 REQUIREMENTS := ".[training,label,bags,sim,ros,dev]"
@@ -56,7 +57,7 @@ messages: $(VENV)/installed
 # pip's standard output is cut down to what takes time and which requirements conflict, its standard error to what is
 # wrong: pip warns of every package that one of several indexes does not have. pipefail hands on its exit status.
 $(VENV)/installed: setup.py pyproject.toml | same-python
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < $(if $(ROS_DISTRO),(4,),(3, 14)))' || \
 	  { echo "error: $$($(PYTHON) --version) is not one of 3.10 to 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: $(PYTHON) cannot make virtual environments: sudo apt install python3-venv" >&2; exit 2; }
