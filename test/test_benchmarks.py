@@ -57,6 +57,13 @@ def road_anomaly(root: Path) -> None:
     (root / "frame_list.json").write_text(json.dumps(["animals01.jpg", "cones02.v2.jpg"]))
 
 
+def road_anomaly_webp(root: Path) -> None:
+    road_anomaly(root)
+    for image in root.glob("frames/*.jpg"):
+        image.rename(image.with_suffix(".webp"))
+    (root / "frame_list.json").write_text(json.dumps(["animals01.webp", "cones02.v2.webp"]))
+
+
 def smiyc_anomaly(root: Path) -> None:
     top = root / "dataset_AnomalyTrack"
     write(top, "images/validation0000.jpg", "images/validation0001.jpg", "images/zebra0000.jpg")
@@ -113,7 +120,7 @@ def cityscapes(root: Path) -> None:
 TREES = {
     "fishyscapes_lost_and_found": [(fishyscapes, 2), (fishyscapes_original, 2), (fishyscapes_images, 2)],
     "fishyscapes_static": [(fishyscapes_static, 2)],
-    "road_anomaly": [(road_anomaly, 2)],
+    "road_anomaly": [(road_anomaly, 2), (road_anomaly_webp, 2)],
     "smiyc_anomaly": [(smiyc_anomaly, 2)],
     "smiyc_obstacle": [(smiyc_obstacle, 2)],
     "lost_and_found": [(lost_and_found, 2)],

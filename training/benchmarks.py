@@ -85,7 +85,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "road_anomaly": Benchmark(
         labels=("frames/{id}.labels/labels_semantic.png",),
-        images=("frames/{id}.jpg",),
+        images=("frames/{id}.jpg", "frames/{id}.webp"),  # there is an archive of each
         index="frame_list.json",
         normal=(0, 1),
         anomaly=(2, 2),
