@@ -146,6 +146,17 @@ def test_a_value_of_one_takes_no_object_from_a_mask_of_another_kind(tmp_path, va
     assert [source.cutout(i).shape for i in range(len(source))] == [(20, 20, 4), (30, 30, 4)]
 
 
+def test_a_mask_saved_as_a_jpeg_takes_no_ring_of_ground_with_its_objects(tmp_path):
+    write(tmp_path / "images/a.jpg", np.zeros((SIDE, SIDE, 3), np.uint8))
+    path = tmp_path / "masks/a.jpg"
+    path.parent.mkdir()
+    cv2.imwrite(str(path), squares(255, 255), [cv2.IMWRITE_JPEG_QUALITY, 75])
+    assert np.count_nonzero(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) > 400 + 900  # there is one
+    source = MaskedImages(tmp_path / "images", tmp_path / "masks")
+    assert [source.cutout(i).shape for i in range(len(source))] == [(20, 20, 4), (30, 30, 4)]
+    assert [(source.image(i)[1] == 1).sum() for i in range(len(source))] == [400, 900]
+
+
 def test_numbered_objects_leave_255_out(tmp_path):
     write(tmp_path / "images/a.png", np.zeros((SIDE, SIDE, 3), np.uint8))
     write(tmp_path / "masks/a.png", squares(1, 7, rest=255))

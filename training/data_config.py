@@ -22,7 +22,8 @@ class OutlierConfig:
     Attributes:
         cutouts: folder of RGBA images, one object each, transparent around it.
         images: folder of RGB images; with masks, or with coco_json.
-        masks: folder parallel to images, non-zero where the object is; where 1 marks an object, 255 is left out.
+        masks: folder parallel to images, non-zero where the object is, of a JPEG 128 or more; where 1 marks an object,
+            255 is left out.
         coco_json: COCO instances file; photos that hold a road user, a traffic light or a stop sign are left out.
         group_regex: its first group in a file's name says which photo the object came from, so that objects of one
             photo never stand on both sides of the hold-out; null: every file is a photo of its own.

@@ -264,9 +264,11 @@ def _components(path: Path) -> tuple[np.ndarray, list[int]]:
     try:
         with Image.open(path) as picture:
             mask = np.asarray(picture.convert("L") if picture.mode not in ("L", "P", "I", "I;16", "1") else picture)
+            lossy = picture.format == "JPEG"
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise FlowclasError(f"mask '{path}' cannot be read: {error}") from error
-    inside = mask > 0
+    # Of a JPEG the greys are of the compression, some pixels around the object too: that ring would be pasted with it.
+    inside = mask >= 128 if lossy else mask > 0
     # 255 is "ignore" where 1 marks an object; ones in a black-and-white mask are specks at soft edges, as light greys.
     if np.count_nonzero(mask == 1) > STRAY_PX and not ((mask >= 128) & (mask < 255)).any():
         inside &= mask != 255
