@@ -104,6 +104,16 @@ def test_pasted_objects_are_as_sharp_as_they_came_but_for_the_share_that_is_blur
     assert abs(count - sharp) <= (0 if softness == 0 else 9)
 
 
+def test_a_small_object_is_not_blown_up_to_a_blur_that_no_scene_has():
+    cutout = np.full((12, 12, 4), 255, np.uint8)
+    config = PasteConfig(min_size=0.2, max_size=0.8, max_rotation=0.0)
+    rng, sides = np.random.default_rng(0), []
+    for _ in range(40):
+        _, labels = paste(np.zeros((100, 100, 3), np.uint8), [cutout], config, rng)
+        sides.append(int((labels == 1).any(axis=0).sum()))
+    assert 20 <= max(sides) <= 26  # at most twice its own 12 px, and the soft edge
+
+
 def pasted_colours(cutout, **options):
     """Mean colour and spread inside of each of 200 pasted objects, on a grey scene."""
     rng, figures = np.random.default_rng(0), []
