@@ -91,6 +91,20 @@ def test_coco_leaves_out_road_users_small_photos_and_crowds_and_says_when_nothin
         CocoObjects(root / "instances.json", root / "images")
 
 
+@pytest.mark.parametrize(
+    ("polygon", "words"),
+    [([100.0, 10.0, 140.0, 10.0, 140.0, 30.0], "lies outside its photo"), ([10.0, 10.0, 40.0, 30.0], "no outline")],
+)
+def test_an_annotation_without_a_pixel_is_named(coco, polygon, words):
+    root, _ = coco
+    content = json.loads((root / "instances.json").read_text())
+    content["annotations"][0]["segmentation"] = [polygon]
+    (root / "instances.json").write_text(json.dumps(content))
+    source = CocoObjects(root / "instances.json", root / "images", min_side=60)
+    with pytest.raises(FlowclasError, match=rf"instances\.json': annotation 11 .*{words}"):
+        source.cutout(0)
+
+
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"images": [], "annotations": [], "categories": []}'])
 def test_a_json_that_is_not_of_coco_says_so(tmp_path, content):
     (tmp_path / "a.json").write_text(content)

@@ -217,7 +217,12 @@ class CocoObjects(_Photos):
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         annotation = self.coco.anns[self.annotations[index]]
         image = read_image(self.root / self.coco.imgs[annotation["image_id"]]["file_name"])
-        inside = self.coco.annToMask(annotation).astype(bool)
+        try:
+            inside = self.coco.annToMask(annotation).astype(bool)
+        except Exception as error:  # a polygon of two points, run lengths that are cut short: each fails in its own way
+            raise FlowclasError(f"'{self.json}': annotation {annotation['id']} has no outline: {error}") from error
+        if not inside.any():
+            raise FlowclasError(f"'{self.json}': annotation {annotation['id']} lies outside its photo; remove it")
         if inside.shape != image.shape[:2]:
             name = self.coco.imgs[annotation["image_id"]]["file_name"]
             raise FlowclasError(f"'{self.root / name}' is not of the size that '{self.json}' states for it")
