@@ -36,7 +36,7 @@ SIZE = (320, 240)  # pixels of the frames fitted on: width, height
 FRAMES, EVERY = 6, 10 / 3  # of a scene, and seconds from one to the next: 20 seconds in all
 # splits: the seeds of their scenes, and the kinds of the foreign objects in them
 SPLITS = {
-    "val": (range(1000, 1016), "none"),  # calibrated on
+    "val": (range(1000, 1064), "none"),  # calibrated on
     "exposed_val": (range(1500, 1516), "val"),  # chosen on
     "exposed": ([*range(100, 1000), *range(3000, 3450)], "fit"),
     "fit": (range(0, 40), "none"),
