@@ -23,6 +23,7 @@ _HANDED_ON = {
 # Commands parsed here: module with add_arguments(parser) and run(arguments), and their help. These take a model's
 # options as well;
 _WITH_MODEL = {
+    "calibrate": ("flowclas_ros.replay.calibrate", "thresholds anew, from normal recordings of your own camera"),
     "evaluate": ("flowclas_ros.training.evaluate", "AUPRC, AUROC and FPR95 on labelled images"),
     "predict": ("flowclas_ros.replay.predict", "score, heat, mask and overlay of an image, folder, video or bag"),
     "replay": ("flowclas_ros.replay.replay", "recorded bags to an annotated bag, metrics, a report and a verdict"),

@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from rich.progress import track
 
 import flowclas_ros
 from flowclas_ros.detection.calibration import Calibration
-from flowclas_ros.detection.drift import DriftReference, sample
 from flowclas_ros.detection.images import read_image, write_json, write_png
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.errors import FlowclasError
@@ -39,24 +38,13 @@ def calibrate(model: FlowCLAS, frames: Sequence[Frame], device: torch.device) ->
     Raises:
         FlowclasError: a frame cannot be read, or a score is not finite.
     """
-    samples: list[list[np.ndarray]] = []
-    table = Calibration.fit(_scene_scores(model.to(device).eval(), frames, device, samples))
-    return replace(table, drift=DriftReference.fit(samples))
-
-
-def _scene_scores(
-    model: FlowCLAS, frames: Sequence[Frame], device: torch.device, samples: list[list[np.ndarray]]
-) -> Iterator[Iterator[np.ndarray]]:
-    """Each scene's score maps, frame by frame; a sample of each of its frames goes to `samples`."""
+    model = model.to(device).eval()
     shown = track(sorted(frames, key=lambda f: (f.scene, f.path)), description="calibrating")
-    for _, members in groupby(shown, key=lambda f: f.scene):
-        samples.append([])
-        yield _frame_scores(model, members, device, samples[-1])
+    scenes = groupby(shown, key=lambda f: f.scene)
+    return Calibration.fit_with_drift(_scores(model, members, device) for _, members in scenes)
 
 
-def _frame_scores(
-    model: FlowCLAS, frames: Iterable[Frame], device: torch.device, samples: list[np.ndarray]
-) -> Iterator[np.ndarray]:
+def _scores(model: FlowCLAS, frames: Iterable[Frame], device: torch.device) -> Iterator[np.ndarray]:
     for frame in frames:
         values = score_image(model, read_image(frame.path), device)
         if not np.isfinite(values).all():
@@ -64,7 +52,6 @@ def _frame_scores(
                 f"'{frame.path}' (scene {frame.scene}) has scores that are not finite: the fit diverged; "
                 "lower optimiser.lr or raise loss.alpha"
             )
-        samples.append(sample(values))
         yield values
 
 

@@ -18,15 +18,15 @@ F, so every threshold from the table is at or above the exact one, and the bound
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flowclas_ros.detection.drift import DriftReference
+from flowclas_ros.detection.drift import DriftReference, sample
 from flowclas_ros.errors import FlowclasError
 
 HEAT_DECADES = 6.0
@@ -76,6 +76,20 @@ class Calibration:
         rates, thresholds = _thin(share, level, _TABLE_KNOTS)
         return cls(rates=rates, thresholds=thresholds, scenes=len(curves), pixels=pixels)
 
+    @classmethod
+    def fit_with_drift(cls, scene_scores: Iterable[Iterable[npt.NDArray[np.float32]]]) -> Calibration:
+        """As `fit`, of the score maps (H, W) of every scene's frames; `drift` is fitted on them too."""
+        samples: list[list[npt.NDArray[np.float32]]] = []
+
+        def sampled(scene: Iterable[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
+            samples.append([])
+            for score in scene:
+                samples[-1].append(sample(score))
+                yield score
+
+        table = cls.fit(sampled(scene) for scene in scene_scores)
+        return replace(table, drift=DriftReference.fit(samples))
+
     @property
     def lowest_guaranteed(self) -> float:
         """The smallest false-alarm rate that the conformal bound is kept for; 1, so none, with a single scene."""
@@ -102,6 +116,11 @@ class Calibration:
         allowed = max(conformal, min(false_alarm_rate, 1.0 / self.scenes))
         # First knot whose (falling) rate is within what is allowed; the last, rate 0, always is.
         return float(self.thresholds[int(np.argmax(self.rates <= allowed))])
+
+    def share_above(self, threshold: float) -> float:
+        """The mean share of the scenes' pixels that score above `threshold` (nats per dimension), or a little more."""
+        below = int(np.searchsorted(self.thresholds, threshold, side="right"))
+        return float(self.rates[below - 1]) if below else 1.0
 
     def heat(self, score: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Place of each score in the normal scenes' distribution, 0..1, same shape, float32.

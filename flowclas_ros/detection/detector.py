@@ -75,7 +75,7 @@ class Detector:
         if self.calibration is None and threshold is None:
             raise FlowclasError(
                 f"checkpoint {checkpoint} carries no calibration, so no false-alarm rate can be kept: "
-                "give a threshold (nats per dimension), or calibrate it with `flowclas fit`"
+                "give a threshold (nats per dimension), or calibrate it with `flowclas calibrate`"
             )
         self.guaranteed = False
         self.false_alarm_rate: float | None = None
