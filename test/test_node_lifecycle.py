@@ -88,6 +88,14 @@ def test_a_bad_checkpoint_refuses_to_configure_says_why_and_can_be_corrected(gra
     assert peer.exchange(image_message(picture(50), stamp=peer.now()), "state")["state"].level == 0
 
 
+def test_a_transition_that_the_state_does_not_have_is_refused_and_harms_nothing(graph, peer, models):
+    assert not peer.change("activate") and peer.state() == "unconfigured"
+    start(peer, models.small)
+    assert not peer.change("activate") and not peer.change("configure") and peer.state() == "active"
+    assert peer.exchange(image_message(picture(51), stamp=peer.now()), "state")["state"].level == 0
+    assert "transition 3 refused" in graph.detector.text
+
+
 def test_round_trips_leave_no_publisher_and_no_thread(graph, peer, models):
     threads = []
     for turn in range(ROUND_TRIPS):

@@ -7,7 +7,6 @@ The executor's thread only parks frames and watches the clock; the worker's thre
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 import time
 from collections.abc import Callable
@@ -17,12 +16,13 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node import diagnostics, parameters, search
 from flowclas_ros.node.control import Control
+from flowclas_ros.node.lifecycle import PatientLifecycleNode, logged
 from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.ros_messages import make
 from flowclas_ros.node.running import run
@@ -35,24 +35,8 @@ if TYPE_CHECKING:
 HAND_OVER = 30.0  # seconds that a transition waits for the frame in hand before it counts the device as hung
 TICK = 0.1  # seconds between two looks at whether the input is stale
 
-Transition = Callable[["DetectorNode", Any], TransitionCallbackReturn]
 
-
-def _logged(transition: Transition) -> Transition:
-    """Log what a transition raises, which rclpy turns into ERROR without a word."""
-
-    @functools.wraps(transition)
-    def wrapped(self: DetectorNode, state: Any) -> TransitionCallbackReturn:
-        try:
-            return transition(self, state)
-        except Exception as error:
-            self.get_logger().error(f"{transition.__name__[3:]} failed: {type(error).__name__}: {error}")
-            return TransitionCallbackReturn.ERROR
-
-    return wrapped
-
-
-class DetectorNode(LifecycleNode):
+class DetectorNode(PatientLifecycleNode):
     """See the module. Several may live in one process, each on an executor of its own or sharing one.
 
     Raises rclpy's InvalidParameter... errors for a parameter override out of range or mistyped, FlowclasError for
@@ -78,7 +62,7 @@ class DetectorNode(LifecycleNode):
 
     # ---------------------------------------------------------------- lifecycle
 
-    @_logged
+    @logged
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
         """Load, check and warm up on the worker; create the outputs. FAILURE, with the reason in the log, lets the
         parameters be corrected and configure be tried again.
@@ -104,7 +88,7 @@ class DetectorNode(LifecycleNode):
         )
         return super().on_configure(state)
 
-    @_logged
+    @logged
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
         """Start looking."""
         result = super().on_activate(state)  # opens the gate of the lifecycle publishers
@@ -114,25 +98,25 @@ class DetectorNode(LifecycleNode):
         self.get_logger().info(f"active, looking at {', '.join(stream.inputs.topic for stream in self._streams)}")
         return result
 
-    @_logged
+    @logged
     def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
         """Stop looking, and say so."""
         self._stop_looking("deactivated: the view is not searched")
         return super().on_deactivate(state)
 
-    @_logged
+    @logged
     def on_cleanup(self, state: Any) -> TransitionCallbackReturn:
         """Give back the model, its thread and the outputs."""
         self.give_back()
         return super().on_cleanup(state)
 
-    @_logged
+    @logged
     def on_shutdown(self, state: Any) -> TransitionCallbackReturn:
         """Give back everything, from any state."""
         self.give_back()
         return super().on_shutdown(state)
 
-    @_logged
+    @logged
     def on_error(self, state: Any) -> TransitionCallbackReturn:
         """Give back everything and go to unconfigured, from where configure may be tried again."""
         self.give_back()
