@@ -9,9 +9,10 @@ from PIL import Image
 
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.benchmarks import BENCHMARKS, NAMES, inlier_images, open_benchmark, unlabelled_pairs
+from flowclas_ros.training.benchmarks import inlier_images, open_benchmark, unlabelled_pairs
 from flowclas_ros.training.data import list_frames
 from flowclas_ros.training.data_config import DataConfig
+from flowclas_ros.training.data_sets import BENCHMARKS, NAMES
 
 ROOT = Path(__file__).parents[1]
 H, W = 6, 10

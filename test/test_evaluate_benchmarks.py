@@ -134,7 +134,8 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.benchmarks import BENCHMARKS, Pair
+from flowclas_ros.training.benchmarks import Pair
+from flowclas_ros.training.data_sets import BENCHMARKS
 from flowclas_ros.training.smiyc_export import SmiycExport
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that may not grow stands for a disk that is full

@@ -21,7 +21,8 @@ from flowclas_ros.detection.images import read_image, write_bytes, write_json, w
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.progress import progress_bar
-from flowclas_ros.training.benchmarks import NAMES, OWN, Benchmark, Pair, open_benchmark, pair_folders, unlabelled_pairs
+from flowclas_ros.training.benchmarks import Pair, open_benchmark, pair_folders, unlabelled_pairs
+from flowclas_ros.training.data_sets import NAMES, OWN, Benchmark
 from flowclas_ros.training.evaluate_corruptions import add_arguments as add_corruption_arguments
 from flowclas_ros.training.evaluate_corruptions import asked_corruptions, evaluate_corruptions
 from flowclas_ros.training.evaluate_pictures import Sheet, curves_png

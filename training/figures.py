@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.benchmarks import COMPONENTS, IMAGES, PER_IMAGE, REGIONS, Benchmark, Pair
+from flowclas_ros.training.benchmarks import Pair
+from flowclas_ros.training.data_sets import COMPONENTS, IMAGES, PER_IMAGE, REGIONS, Benchmark
 from flowclas_ros.training.metrics import ComponentMetrics, ImageMetrics, PixelMetrics
 
 

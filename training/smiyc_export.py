@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from flowclas_ros.detection.images import write_bytes
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.benchmarks import Benchmark, Pair
+from flowclas_ros.training.benchmarks import Pair
+from flowclas_ros.training.data_sets import Benchmark
 
 
 class SmiycExport:
