@@ -42,7 +42,7 @@ SPLITS = {
     "fit": (range(0, 40), "none"),
 }
 EXPOSED = {"orbit": 1350, "road": 200}  # scenes of that split: in orbit foreign things are harder to tell
-EPOCHS = {"orbit": 84, "road": 42}  # of the distillation, for the same reason
+EPOCHS = {"orbit": (84, 42), "road": (42,)}  # of the distillation, which begins anew at what it has learned so far
 QUALITIES = (75, 99)  # of the JPEG that half of the frames go through: from, and below
 BAG_SEED = 2000  # from here to 2999 seeds are for tests: benchmarks/samples.py takes those after it
 CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
@@ -117,9 +117,15 @@ def _photographed(folder: Path, kit: Path) -> None:
 def distill(work: Path, kit: Path) -> None:
     """A backbone of each domain."""
     for domain in samples.DOMAINS:
-        if not (work / domain / "student.safetensors").is_file():
-            config = ["--config", "config/training/sample_backbone.yaml", "--trainer.max_epochs", str(EPOCHS[domain])]
-            _flowclas("distill", *config, work=work, kit=kit, DOMAIN=domain)
+        learned: list[str] = []
+        for number, epochs in enumerate(EPOCHS[domain]):
+            last = number == len(EPOCHS[domain]) - 1
+            student = work / domain / ("student.safetensors" if last else f"student_{number}.safetensors")
+            if not student.is_file():
+                config = ["--config", "config/training/sample_backbone.yaml", "--trainer.max_epochs", str(epochs)]
+                own = ["--seed", str(number), "--output", str(student), *learned]
+                _flowclas("distill", *config, *own, work=work, kit=kit, DOMAIN=domain)
+            learned = ["--student.weights", str(student)]
 
 
 def fit(work: Path, kit: Path) -> None:
