@@ -6,8 +6,8 @@ Pixel figures are pooled over the sequences. Ground truth is what is there, and 
 told from the dark behind it too; `visible` has the figures without such pixels, found by rendering the same scene
 without its objects. An object is in view from the first frame in which more than 400 of its pixels are there, and
 found in the first in which a listed hazard holds one of them. The false-alarm rate is that of the same scenes without
-their objects, as the calibration's are; beside objects more is flagged, since a cell of the grid is 8 pixels wide. Bars (issue 3): orbit AUPRC >= 0.90 and FPR95 <= 0.03,
-road AUPRC >= 0.80, every object found within 5 frames.
+their objects, as the calibration's are; beside objects more is flagged, since a cell of the grid is 8 pixels wide. Bars
+(issue 3): orbit AUPRC >= 0.90 and FPR95 <= 0.03, road AUPRC >= 0.80, every object found within 5 frames.
 """
 
 from __future__ import annotations
