@@ -144,6 +144,21 @@ def test_evaluate_of_masks_without_an_anomaly_is_an_error(capsys, data, checkpoi
     assert not (data / "f.json").exists()
 
 
+def test_evaluate_finds_a_mask_of_another_size_before_it_scores(capsys, data, checkpoint, monkeypatch):
+    Image.fromarray(np.zeros((H, W - 1), np.uint8)).save(data / "masks" / "f2.png")
+    monkeypatch.setattr(Scorer, "score_batch", None)
+    code, _, err = run(capsys, *evaluate(data, checkpoint))
+    assert code == 2 and "f2.png is 63x48" in error_line(err)
+
+
+def test_evaluate_takes_the_upright_mask_of_an_image_that_lies_on_its_side(capsys, data, checkpoint):
+    image = Image.open(data / "images" / "f1.png")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(data / "images" / "f1.png", exif=exif)
+    assert run(capsys, *evaluate(data, checkpoint))[0] == 0
+
+
 def test_predict_writes_the_four_files_of_each_frame_and_the_score_is_the_models(capsys, data, checkpoint):
     code, out, _ = run(capsys, *predict(data / "images", checkpoint, data / "out", "--false-alarm-rate", 0.2))
     assert code == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flowclas_ros.detection.images import list_images, read_labels, read_mask
+from flowclas_ros.detection.images import list_images, read_image, read_labels, read_mask, size_in_header
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.data_sets import BENCHMARKS, FOLDER, MANIFEST, NAMES, OWN, Benchmark
 from flowclas_ros.training.layouts import find, find_any, partner
@@ -43,6 +43,11 @@ class Pair:
         for value, (low, high) in ((0, self.benchmark.normal), (1, self.benchmark.anomaly)):
             mask[(ids >= low) & (ids <= high)] = value
         return mask
+
+    def check_size(self) -> None:
+        """Raise FlowclasError where the label file is of another size than the image; quick where both say the same."""
+        if self.mask is not None and size_in_header(self.mask) != size_in_header(self.image):
+            self.read_mask(read_image(self.image))  # an image may lie on its side in the file
 
 
 def open_benchmark(name: str, root: Path) -> tuple[Benchmark, list[Pair]]:

@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     corruptions = asked_corruptions(arguments)
     benchmark, pairs = _open(arguments)
     # Now, and not after hours of scoring.
+    for pair in pairs:
+        pair.check_size()
     if arguments.json.is_dir():
         raise FlowclasError(f"--json {arguments.json} is a folder: name the file, such as {arguments.json}/result.json")
     for module in ("matplotlib", "h5py") if arguments.export else ("matplotlib",):

@@ -78,6 +78,17 @@ def read_labels(
     return labels
 
 
+def size_in_header(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image file as it is stored, without reading the pixels; None where that cannot be told."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                return picture.size
+    except Exception:  # of many types, as in _load; whoever reads the pixels says what is wrong
+        return None
+
+
 def list_images(folder: str | Path) -> list[Path]:
     """Image files of a folder and its sub-folders by suffix, in the order of their paths; hidden ones left out.
 
