@@ -58,9 +58,8 @@ def test_the_thresholds_hold_on_the_new_frames_and_the_weights_are_the_old_ones(
 
 
 def test_a_video_and_a_bag_are_cut_into_scenes_of_so_many_frames(tmp_path, checkpoint):
-    record = pytest.importorskip("test_frames", reason="rosbags is not installed").record
-    raw = pytest.importorskip("test_frames", reason="rosbags is not installed").raw
-    bag = record(tmp_path / "drive", {"/image": [raw(picture(n), "rgb8", n) for n in range(5)]})
+    bags = pytest.importorskip("test_frames", reason="rosbags is not installed")
+    bag = bags.record(tmp_path / "drive", {"/image": [bags.raw(picture(n), "rgb8", n) for n in range(5)]})
     film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (128, 96))
     for number in range(4):
         film.write(picture(number))

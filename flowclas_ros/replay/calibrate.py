@@ -55,14 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
     if output.suffix != ".safetensors":
         raise FlowclasError(f"--output {output} is no .safetensors file, and a detector loads nothing else")
     cut = DataConfig(sequence_regex=arguments.sequence_regex, scene_block=arguments.scene_block)
-    counts = [how_many(Path(source), arguments.topic, cut) for source in arguments.sources]
-    total = None if None in counts else sum(count or 0 for count in counts)
-    scorer = Scorer(
-        arguments.checkpoint,
-        device=arguments.device,
-        precision=arguments.precision,
-        backbone_weights=arguments.backbone_weights,
-    )
     broken: list[str] = []
 
     def report(error: FlowclasError) -> None:
@@ -70,13 +62,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"skipped: {error}", file=sys.stderr)
         advance()
 
+    opened = [open_source(Path(source), arguments.topic, cut, report) for source in arguments.sources]
+    counts = [count for count, _ in opened]
+    total = None if None in counts else sum(count or 0 for count in counts)
+    scorer = Scorer(
+        arguments.checkpoint,
+        device=arguments.device,
+        precision=arguments.precision,
+        backbone_weights=arguments.backbone_weights,
+    )
     with progress_bar("calibrate", total, "frames") as advance:
         seen = Seen(scorer, advance)
-        calibration = Calibration.fit_with_drift(
-            seen.scores(frames)
-            for source in arguments.sources
-            for frames in scenes_of(Path(source), arguments.topic, cut, report)
-        )
+        calibration = Calibration.fit_with_drift(seen.scores(frames) for _, scenes in opened for frames in scenes)
     before = scorer.header["calibration"]
     scorer.close()
     save(arguments, calibration, seen.count)
@@ -90,28 +87,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def how_many(source: Path, topic: str | None, cut: DataConfig) -> int | None:
-    """Frames of a source; None where nobody knows. What is wrong with it comes out here, before the long work."""
-    if source.is_dir() and not is_bag(source):
-        return len(list_frames([str(source)], cut))
-    topic = topic if is_bag(source) else None
-    iter_frames(source, topic)  # raises where it is nothing that has frames
-    return count_frames(source, topic)
+def open_source(
+    source: Path, topic: str | None, cut: DataConfig, on_error: OnError
+) -> tuple[int | None, Iterator[Iterator[Frame]]]:
+    """How many frames a source has, None where nobody knows, and those of each scene, to be read one after the other.
 
-
-def scenes_of(source: Path, topic: str | None, cut: DataConfig, on_error: OnError) -> Iterator[Iterator[Frame]]:
-    """The frames of each scene of a source, to be read one scene after the other.
-
-    Raises FlowclasError for a source that cannot be read, and a sequence_regex that does not match a file's name.
+    Raises FlowclasError, before the long work, for a source that cannot be read, and for a sequence_regex that does
+    not match a file's name.
     """
     if source.is_dir() and not is_bag(source):
         files = sorted(list_frames([str(source)], cut), key=lambda file: (file.scene, file.path))
-        for _, members in groupby(files, key=lambda file: file.scene):
-            yield (frame for file in members for frame in iter_frames(file.path, on_error=on_error))
-    else:
-        numbered = enumerate(iter_frames(source, topic if is_bag(source) else None, on_error=on_error))
-        for _, block in groupby(numbered, key=lambda one: one[0] // cut.scene_block if cut.scene_block else 0):
-            yield (frame for _, frame in block)
+        return len(files), (
+            (frame for file in members for frame in iter_frames(file.path, on_error=on_error))
+            for _, members in groupby(files, key=lambda file: file.scene)
+        )
+    topic = topic if is_bag(source) else None
+    numbered = enumerate(iter_frames(source, topic, on_error=on_error))
+    blocks = groupby(numbered, key=lambda one: one[0] // cut.scene_block if cut.scene_block else 0)
+    return count_frames(source, topic), ((frame for _, frame in block) for _, block in blocks)
 
 
 class Seen:
