@@ -118,6 +118,13 @@ def test_evaluate_names_an_unknown_corruption_and_those_there_are(capsys, data, 
     assert "'hail' is unknown; known: rain, fog" in error_line(err)
 
 
+def test_evaluate_takes_no_severity_of_nothing(capsys, data, checkpoint):
+    code, _, err = run(capsys, *evaluate(data, checkpoint, "--severity", 5))
+    assert code == 2
+    assert "--severity 5 without --corruptions" in error_line(err)
+    assert not (data / "f.json").exists()
+
+
 def test_evaluate_names_a_mask_of_another_size_with_both_sizes(capsys, data, checkpoint):
     Image.fromarray(np.zeros((10, 20), np.uint8)).save(data / "masks" / "f2.png")
     code, _, err = run(capsys, *evaluate(data, checkpoint))

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises FlowclasError for images or masks that are missing, broken or do not fit, for a data set that lies in
     another way than published, and for masks of one class only.
     """
-    corruptions = asked_corruptions(arguments)
+    corruptions, severity = asked_corruptions(arguments)
     benchmark, pairs = _open(arguments)
     # Now, and not after hours of scoring.
     for pair in pairs:
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = figures.compute()
     if corruptions:
         result["corruptions"] = evaluate_corruptions(
-            corruptions, arguments.severity, pairs, scorer, figures.pixels.compute(), arguments.json
+            corruptions, severity, pairs, scorer, figures.pixels.compute(), arguments.json
         )
     write_png(sheet_path(arguments.json), sheet.draw(result))
     write_bytes(curves_path(arguments.json), curves_png(figures.pixels.curves(), result))

@@ -22,6 +22,7 @@ from flowclas_ros.training.corruptions import CORRUPTIONS, check_corruptions, co
 from flowclas_ros.training.metrics import PixelMetrics, PixelResult
 
 _FIGURES = ("auprc", "auroc", "fpr95")
+_SEVERITY = 3  # unless asked for otherwise
 _AT_THRESHOLD = ("recall", "false_alarm_rate")
 _BAR, _CLEAR, _ADVERSE = "#1d4ed8", "#15803d", "#c2410c"
 
@@ -31,17 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corruptions", nargs="*", metavar="NAME", help=f"adverse weather too: all, or of {', '.join(CORRUPTIONS)}"
     )
-    parser.add_argument("--severity", type=int, default=3, help="of the corruptions, 1 to 5 (default: %(default)s)")
+    parser.add_argument("--severity", type=int, help=f"of the corruptions, 1 to 5 (default: {_SEVERITY})")
 
 
-def asked_corruptions(arguments: argparse.Namespace) -> list[str]:
-    """Their names; none where the option is not given. Raises FlowclasError for an unknown name or severity."""
+def asked_corruptions(arguments: argparse.Namespace) -> tuple[list[str], int]:
+    """Their names, none where the option is not given, and their severity.
+
+    Raises FlowclasError for an unknown name or severity, and for a severity of nothing.
+    """
+    severity = _SEVERITY if arguments.severity is None else arguments.severity
     if arguments.corruptions is None:
-        return []
+        if arguments.severity is not None:
+            raise FlowclasError(f"--severity {severity} without --corruptions: say which, such as --corruptions all")
+        return [], severity
     names = [name for name in arguments.corruptions if name != "all"]
-    check_corruptions(names, [arguments.severity])
+    check_corruptions(names, [severity])
     everything = not names or "all" in arguments.corruptions
-    return list(CORRUPTIONS) if everything else list(dict.fromkeys(names))
+    return list(CORRUPTIONS) if everything else list(dict.fromkeys(names)), severity
 
 
 def evaluate_corruptions(
