@@ -41,6 +41,7 @@ ARGUMENTS = {  # name: (default, description)
     "transport": ("", "raw or compressed; empty: the parameter file's."),
     "use_sim_time": ("false", "Take the time from /clock, as with a bag played with --clock or a simulation."),
     "rviz": ("false", "Start RViz with the camera (if raw), the overlay, the heat map, points and markers."),
+    "fixed_frame": ("", "Frame that RViz draws in; empty: base_link. The samples and camera_sim have map."),
     "autostart": ("true", "Configure and activate the detector; false leaves that to a lifecycle manager."),
     "log_level": ("info", "debug, info, warn, error or fatal."),
 }
@@ -112,12 +113,13 @@ def viewer(given: dict[str, str], cameras: list[str]) -> Node:
     topics = [(f"/detector/{name}", f"{source}/{name}") for name in ("overlay", "heatmap", "points", "markers")]
     own = f"{camera}/image" if camera else "image"
     topics.append(("/image", dict(remappings(given, cameras)).get(own, own)))
+    frame = ["--fixed-frame", given["fixed_frame"]] if given["fixed_frame"] else []
     return Node(
         package="rviz2",
         executable="rviz2",
         name="rviz",
         namespace=given["namespace"],
-        arguments=["-d", PathJoinSubstitution([FindPackageShare("flowclas_ros"), "rviz", "overlay.rviz"])],
+        arguments=["-d", PathJoinSubstitution([FindPackageShare("flowclas_ros"), "rviz", "overlay.rviz"]), *frame],
         parameters=[{"use_sim_time": is_true("use_sim_time", given["use_sim_time"])}],
         remappings=topics,
     )

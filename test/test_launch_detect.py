@@ -31,6 +31,7 @@ ARGUMENTS = {
     "transport",
     "use_sim_time",
     "rviz",
+    "fixed_frame",
     "autostart",
     "log_level",
 }

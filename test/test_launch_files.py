@@ -112,7 +112,8 @@ def load(name):
 
 
 def topics(**given):
-    return {"image_topic": "image", "depth_topic": "", "camera_info_topic": "", "namespace": "", **given}
+    names = ("depth_topic", "camera_info_topic", "namespace", "fixed_frame")
+    return {"image_topic": "image", "use_sim_time": "0", **dict.fromkeys(names, ""), **given}
 
 
 @needs_launch
@@ -167,12 +168,20 @@ def test_rviz_listens_where_the_detector_speaks_in_a_pushed_namespace_too(namesp
 
     context = LaunchContext()
     PushRosNamespace("fleet").execute(context)
-    node = load("detect").viewer({**topics(image_topic="cam/image"), "namespace": namespace, "use_sim_time": "0"}, [])
+    node = load("detect").viewer(topics(image_topic="cam/image", namespace=namespace), [])
     node._perform_substitutions(context)
     own = f"/fleet/{namespace}".rstrip("/")
     assert node.node_name == f"{own}/rviz"  # what its relative topics are resolved in
     remapped = dict(node.expanded_remapping_rules)
     assert remapped["/detector/overlay"] == "detector/overlay" and remapped["/image"] == "cam/image"
+
+
+@needs_launch
+@pytest.mark.parametrize("frame, drawn_in", [("", []), ("map", ["--fixed-frame", "map"])])
+def test_rviz_draws_in_the_frame_asked_for(frame, drawn_in):
+    node = load("detect").viewer(topics(fixed_frame=frame), [])
+    texts = [word for word in node._Node__arguments if isinstance(word, str)]
+    assert texts == ["-d", *drawn_in]
 
 
 @needs_launch
