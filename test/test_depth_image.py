@@ -91,6 +91,18 @@ def test_roi_and_binning_are_applied():
     assert_at(located.locations[0])
 
 
+def test_binning_alone_and_one_that_differs_across_and_down_are_applied():
+    full = CAMERA.scaled_to(4 * WIDTH, 4 * HEIGHT)
+    x, y = 700.0, 300.0  # of the full picture
+    for roi, size in ((0, 0, 0, 0), (320, 480)), ((64, 32, 1024, 768), (256, 384)):
+        found = intrinsics(info(full, roi=roi, binning=(4, 2)))
+        assert (found.width, found.height) == size
+        assert (found.fx, found.fy) == (full.fx / 4, full.fy / 2)
+        seen = found.cx + found.fx * (x - full.cx) / full.fx, found.cy + found.fy * (y - full.cy) / full.fy
+        assert (seen[0] + 0.5) * 4 == pytest.approx(x - roi[0] + 0.5)  # edges lie at -0.5
+        assert (seen[1] + 0.5) * 2 == pytest.approx(y - roi[1] + 0.5)
+
+
 @pytest.mark.parametrize(
     ("made", "text"),
     [
@@ -102,6 +114,10 @@ def test_roi_and_binning_are_applied():
         (lambda d: frame(cut(depth_message(d, "32FC1")), info()), "check the camera driver"),
         (lambda d: frame(depth_message(d, "32FC1"), uncalibrated()), "no calibration"),
         (lambda d: frame(depth_message(d, "32FC1"), info(CAMERA.scaled_to(640, 480), roi=(0, 0, 9, 480))), "aspect"),
+        (
+            lambda d: frame(depth_message(d, "32FC1"), info(binning=(500, 1))),
+            "camera info of 0x240 pixels cannot serve",
+        ),
     ],
 )
 def test_whatever_is_wrong_with_depth_ends_in_a_reason(made, text):
@@ -117,9 +133,21 @@ def test_depth_in_another_frame_is_used_and_named():
     assert "depth is in frame 'ir', the image in 'camera'" in located.reason
 
 
-def test_an_uncalibrated_camera_is_refused_with_the_way_out():
+@pytest.mark.parametrize(
+    "values", [{}, {0: 300.0}, {0: 300.0, 4: -300.0}, {0: 300.0, 4: 300.0, 2: np.nan}, {0: np.inf, 4: 300.0}]
+)
+def test_an_uncalibrated_camera_is_refused_with_the_way_out(values):
+    blank = uncalibrated()
+    for index, value in values.items():
+        blank.k[index] = value
     with pytest.raises(FlowclasError, match="calibrate the camera"):
-        intrinsics(uncalibrated())
+        intrinsics(blank)
+
+
+def test_a_projection_of_which_half_is_missing_does_not_stand_before_k():
+    half = info(use_p=False)
+    half.p[0] = 300.0
+    assert (intrinsics(half).fx, intrinsics(half).fy) == (CAMERA.fx, CAMERA.fy)
 
 
 def cut(message):

@@ -57,6 +57,31 @@ def test_every_mask_pixel_becomes_a_point_with_its_score():
     np.testing.assert_array_equal(points[:, 3], score[rows, columns])
 
 
+def test_the_nearest_point_is_measured_along_its_ray_and_not_along_the_axis():
+    camera = Intrinsics(100.0, 100.0, 159.5, 119.5, WIDTH, HEIGHT)
+    centre, size = (3.0, 2.0, 3.0), (0.8, 0.6)
+    mask, score, regions, depth = scene(camera, centre, size)
+    location = locate(mask, score, regions, depth, camera).locations[0]
+    assert location.nearest_range == pytest.approx(np.linalg.norm([2.6, 1.7, 3.0]), abs=0.05)
+
+
+def test_stray_depth_at_an_edge_moves_no_position_and_makes_the_hazard_nearer_and_larger():
+    mask, score, regions, depth = scene()
+    v, u = np.nonzero(mask)
+    depth[v[:9], u[:9]] = 1.0  # metres
+    location = locate(mask, score, regions, depth, CAMERA).locations[0]
+    assert location.position == pytest.approx(CENTRE, abs=0.02)
+    assert location.size[2] == pytest.approx(2.0) and location.nearest_range < 1.2
+
+
+def test_of_finer_depth_the_pixel_in_the_middle_counts():
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[100, 200] = True
+    fine = 1.0 + np.arange(3 * HEIGHT)[:, None] * 1e-3 + np.arange(3 * WIDTH) * 1e-2
+    location = locate(mask, mask.astype(np.float32), find_regions(mask, mask.astype(np.float32), 1), fine, CAMERA)
+    assert location.locations[0].position[2] == pytest.approx(1.0 + 301 * 1e-3 + 601 * 1e-2)
+
+
 def test_millimetres_and_metres_agree():
     mask, score, regions, depth = scene()
     located = locate(mask, score, regions, np.rint(depth * 1000).astype(np.uint16), CAMERA)
@@ -87,6 +112,7 @@ def test_a_size_rounded_to_whole_pixels_is_the_same_view(scale):
     full = Intrinsics(100, 100, 64, 48, 129, 97)
     small = full.scaled_to(round(129 * scale), round(97 * scale))
     assert (small.width, small.height) == (round(129 * scale), round(97 * scale))
+    assert (small.fx, small.fy) == pytest.approx((100 * small.width / 129, 100 * small.height / 97))
 
 
 def test_a_region_thinner_than_a_depth_pixel_is_not_lost():
@@ -128,6 +154,12 @@ def test_a_region_alone_without_depth_has_no_location_and_no_reason():
     assert_at(located.locations[1])
 
 
+def test_a_hazard_alone_beyond_the_sensors_reach_is_no_fault_of_the_depth_image():
+    mask, score, regions, depth = scene()
+    located = locate(mask, score, regions, np.where(mask, np.nan, depth), CAMERA)
+    assert located.locations == [None] and located.reason == ""
+
+
 def test_a_region_inside_the_box_of_another_keeps_its_own_pixels():
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[20:120, 20] = mask[119, 20:120] = True  # an L, and a square in its corner
@@ -139,6 +171,30 @@ def test_a_region_inside_the_box_of_another_keeps_its_own_pixels():
     for region, location in zip(regions, locate(mask, score, regions, depth, CAMERA).locations, strict=True):
         assert location.position[2] == (2.0 if region.area == 400 else 5.0)
         assert len(location.points) == region.area
+
+
+def test_a_ring_and_what_lies_in_its_middle_keep_their_own_pixels():
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[20:61, 20:61] = True
+    mask[22:59, 22:59] = False
+    mask[35:46, 35:46] = True  # of the same centre
+    depth = np.where(mask, 5.0, 9.0)
+    depth[35:46, 35:46] = 2.0
+    regions = find_regions(mask, mask.astype(np.float32), 1)
+    places = locate(mask, mask.astype(np.float32), regions, depth, CAMERA).locations
+    assert {region.area: place.position[2] for region, place in zip(regions, places, strict=True)} == {
+        41**2 - 37**2: 5.0,
+        11**2: 2.0,
+    }
+
+
+def test_a_region_that_hangs_together_by_corners_is_one_beside_another_too():
+    mask = np.eye(HEIGHT, WIDTH, dtype=bool)
+    mask[10:20, 60:70] = True
+    score = mask.astype(np.float32)
+    regions = find_regions(mask, score, 1)
+    places = locate(mask, score, regions, np.full((HEIGHT, WIDTH), 4.0), CAMERA).locations
+    assert sorted(len(place.points) for place in places) == [100, HEIGHT]
 
 
 def test_specks_below_min_area_give_no_points():
@@ -161,5 +217,8 @@ def test_another_view_ends_in_a_reason():
     assert cropped.locations == [None] and "depth of 320x160 pixels" in cropped.reason
     square = locate(mask, score, regions, depth, Intrinsics(300, 300, 100, 100, 200, 200))
     assert square.locations == [None] and "camera info of 200x200 pixels" in square.reason
+    for height in (0, 225, 256):  # no picture at all; 64:45, 5:4
+        other = locate(mask, score, regions, np.full((height, WIDTH), 2.0), CAMERA)
+        assert other.locations == [None] and f"depth of 320x{height} pixels" in other.reason
     with pytest.raises(FlowclasError, match="0x0 pixels cannot serve"):
         Intrinsics(300, 300, 100, 100, 0, 0).scaled_to(320, 240)

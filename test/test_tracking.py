@@ -90,9 +90,38 @@ def test_a_hazard_found_again_keeps_its_id_and_a_forgotten_one_gets_a_new_one():
 
 def test_position_keeps_the_id_where_the_boxes_no_longer_overlap():
     frames = [([region(10, 10)], [at(0, 0, 5)]), ([region(100, 10)], [at(0.8, 0, 5)])]
-    assert play(HazardTracker(forget_frames=1, max_distance=1.0), frames) == [[1], [1]]
+    assert play(HazardTracker(forget_frames=1), frames) == [[1], [1]]
     far = [([region(10, 10)], [at(0, 0, 5)]), ([region(100, 10)], [at(1.2, 0, 5)])]
-    assert play(HazardTracker(forget_frames=1, max_distance=1.0), far) == [[1], [2]]
+    assert play(HazardTracker(forget_frames=1), far) == [[1], [2]]
+
+
+def test_a_box_keeps_the_id_as_far_as_it_overlaps_by_a_fifth():
+    frames = [seen(region(10, 10)), seen(region(22, 10)), seen(region(36, 10))]  # overlaps of 8 and of 6 in 20
+    assert play(HazardTracker(forget_frames=1), frames) == [[1], [1], [2]]
+
+
+def test_without_depth_the_box_that_overlaps_most_goes_on():
+    first = seen(region(10, 10, 40, 40, peak=3.0), region(30, 10, 40, 40, peak=2.0))
+    then = seen(region(31, 10, 40, 40, peak=3.0), region(11, 10, 40, 40, peak=2.0))
+    assert play(HazardTracker(), [first, then]) == [[1, 2], [2, 1]]
+
+
+def test_two_hazards_that_merge_are_one_seen_and_one_held():
+    tracker = HazardTracker()
+    tracker.update([region(10, 10), region(34, 10, peak=2.0)], None, START)
+    merged = tracker.update([region(10, 10, 44, 20)], None, START + FRAME)
+    assert sorted((hazard.missed, hazard.region.bbox[2]) for hazard in merged) == [(0, 44), (1, 20)]
+
+
+def test_a_hazard_seen_again_is_where_it_is_now():
+    tracker = HazardTracker(forget_frames=5)
+    there = at(0.5, 0, 4.5)
+    assert tracker.update([region(10, 10)], [None], START)[0].location_missed == 1
+    tracker.update([region(10, 10)], [at(0, 0, 5)], START + FRAME)
+    tracker.update([], [], START + 2 * FRAME)
+    (found,) = tracker.update([region(14, 10)], [there], START + 3 * FRAME)
+    assert (found.id, found.region.bbox[0], found.location) == (1, 14, there)
+    assert (found.seen, found.missed, found.location_missed) == (3, 0, 0)
 
 
 def test_position_tells_apart_what_overlaps_in_the_image():
@@ -118,6 +147,17 @@ def test_time_stepping_back_begins_anew_with_new_ids_and_says_so():
     assert "time stepped back by 1.20 s" in tracker.notice
     assert [hazard.id for hazard in tracker.update([region(10, 10)], None, START - 9 * FRAME)] == [2]
     assert tracker.notice == ""
+    tracker.update([region(10, 10)], None, 0)  # no stamp is no time: the step that follows it is seen
+    tracker.update([region(10, 10)], None, START - 20 * FRAME)
+    assert "time stepped back by 1.10 s" in tracker.notice
+
+
+def test_a_reset_forgets_the_time_as_well():
+    tracker = HazardTracker()
+    tracker.update([region(10, 10)], None, START)
+    tracker.reset()
+    assert [hazard.id for hazard in tracker.update([region(10, 10)], None, START - 10 * FRAME)] == [2]
+    assert tracker.notice == ""
 
 
 def test_frames_out_of_order_and_without_a_stamp_keep_the_hazards():
@@ -130,6 +170,16 @@ def test_a_flood_of_regions_is_cut_to_the_strongest():
     many = [region(3 * (i % 300), 3 * (i // 300), 2, 2, 1000.0 - i) for i in range(800)]
     hazards = HazardTracker().update(many, [None] * 800, START)
     assert len(hazards) == 500 and hazards[-1].region.peak == 501.0
+
+
+def test_of_too_many_hazards_those_seen_now_stay_and_of_the_held_the_strongest():
+    tracker = HazardTracker()
+    held = [region(30 * i, 0, peak=1000.0 + i) for i in range(300)]
+    tracker.update(held, None, START)
+    now = [region(30 * i, 500, peak=400.0 - i) for i in range(400)]
+    listed = tracker.update(now, None, START + FRAME)
+    assert sorted(hazard.region.peak for hazard in listed if not hazard.missed) == list(range(1, 401))
+    assert [hazard.region.peak for hazard in listed if hazard.missed] == list(range(1299, 1199, -1))
 
 
 def test_flicker_all_over_the_picture_neither_piles_up_nor_pushes_out_what_stays():
@@ -147,8 +197,6 @@ def test_flicker_all_over_the_picture_neither_piles_up_nor_pushes_out_what_stays
     [
         ({"confirm_frames": 0}, "confirm_frames 0"),
         ({"forget_frames": 0}, "forget_frames 0"),
-        ({"min_iou": 0.0}, "min_iou 0"),
-        ({"max_distance": 0.0}, "max_distance 0 m"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(setting, text):

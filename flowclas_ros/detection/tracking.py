@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 # Frames that arrive out of order step back by a frame or two; a bag that starts again or a clock that is set steps
 # back by more. Taking the first for the second would throw confirmed hazards away.
 BACKWARD_TOLERANCE = 500_000_000  # nanoseconds
+MIN_IOU, MAX_DISTANCE = 0.2, 1.0  # of the boxes; metres
 MOST = 500  # regions, and tracks; more than this are a threshold gone wrong, and the strongest are kept
 
 
@@ -48,27 +49,20 @@ class HazardTracker:
 
     confirm_frames: frames in which a hazard must be seen before it is listed, 1: at once. They need not be in a row
     (no gap of forget_frames): a far hazard that flickers must be confirmed as well. forget_frames: missed frames in a
-    row at which it leaves, 1: with the first. min_iou (0..1) of the boxes, or max_distance (metres) between the
-    positions where both have one: either makes a region of this frame the continuation of a hazard, so that a fast one
-    is kept by its place and one with noisy depth by its box; among several the nearest in both takes it.
+    row at which it leaves, 1: with the first. MIN_IOU of the boxes, or MAX_DISTANCE between the positions where both
+    have one: either makes a region of this frame the continuation of a hazard, so that a fast one is kept by its place
+    and one with noisy depth by its box; among several the nearest in both takes it.
 
     `pending` is the number of regions of this frame that are not confirmed yet. `notice` says in one line that the
     last update began anew, and why; empty otherwise. Raises FlowclasError for a setting out of range.
     """
 
-    def __init__(
-        self, confirm_frames: int = 1, forget_frames: int = 3, *, min_iou: float = 0.2, max_distance: float = 1.0
-    ) -> None:
+    def __init__(self, confirm_frames: int = 1, forget_frames: int = 3) -> None:
         if confirm_frames < 1:
             raise FlowclasError(f"confirm_frames {confirm_frames} is below 1: 1 lists a hazard in its first frame")
         if forget_frames < 1:
             raise FlowclasError(f"forget_frames {forget_frames} is below 1: 1 drops a hazard in its first missed frame")
-        if not 0 < min_iou <= 1:
-            raise FlowclasError(f"min_iou {min_iou:g} is not in (0, 1]: 0.2 is usual")
-        if not max_distance > 0:
-            raise FlowclasError(f"max_distance {max_distance:g} m is not above 0: a hazard must be allowed to move")
         self.confirm_frames, self.forget_frames = confirm_frames, forget_frames
-        self.min_iou, self.max_distance = min_iou, max_distance
         self.pending = 0
         self.notice = ""
         self._tracks: list[TrackedHazard] = []  # the unconfirmed as well
@@ -141,8 +135,8 @@ class HazardTracker:
             return match
         overlap = iou([track.region.bbox for track in self._tracks], [region.bbox for region in regions])
         distance = _distances([track.location for track in self._tracks], places)
-        near = 1.0 - distance / self.max_distance  # above 0 within max_distance, -inf where a position is missing
-        allowed = (overlap >= self.min_iou) | (near >= 0)
+        near = 1.0 - distance / MAX_DISTANCE  # 0 or more within it, -inf where a position is missing
+        allowed = (overlap >= MIN_IOU) | (near >= 0)
         affinity = overlap + np.maximum(near, 0.0)
         free = np.ones(len(regions), dtype=bool)
         rows, columns = np.nonzero(allowed)

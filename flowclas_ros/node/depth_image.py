@@ -54,8 +54,6 @@ def intrinsics(info: Any) -> Intrinsics:
             f"camera info holds no calibration (focal lengths {fx:g} and {fy:g} pixels): calibrate the camera"
         )
     x0, y0, width, height, across, down = window(info)
-    if width < 1 or height < 1:
-        raise FlowclasError(f"camera info is of an image of {width}x{height} pixels: check the camera driver")
     return Intrinsics(
         fx=fx / across,
         fy=fy / down,
