@@ -1,13 +1,15 @@
 """Image messages to pictures and back: every plain encoding, whatever its step and byte order; bad ones refused."""
 
 import importlib.util
+import io
+import sys
 from array import array
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from flowclas_ros.node.conversion import OPENCV_ENCODINGS, BrokenImageError, to_message, to_rgb
+from flowclas_ros.node.conversion import OPENCV_ENCODINGS, BrokenImageError, decode, to_message, to_rgb
 
 HEIGHT, WIDTH = 5, 7
 
@@ -87,6 +89,30 @@ def test_a_message_that_contradicts_itself_is_refused(change, words):
     vars(frame).update(change)
     with pytest.raises(BrokenImageError, match=words.replace("*", r"\*")):
         to_rgb(frame)
+
+
+@pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr16", "uyvy"])
+def test_bayer_and_yuv_that_contradict_themselves_are_refused(encoding):
+    for change in ({"data": b"short"}, {"step": WIDTH}):
+        frame = message(raw_picture(encoding), encoding)
+        vars(frame).update(change)
+        with pytest.raises(BrokenImageError, match="check the camera driver"):
+            to_rgb(frame)
+
+
+def test_compressed_pictures_are_rgb_and_what_is_none_is_refused():
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(colour()).save(buffer, "PNG")
+    frame = SimpleNamespace(format="rgb8; png compressed bgr8", data=array("B", buffer.getvalue()))
+    np.testing.assert_array_equal(decode(frame), colour())
+    frame.data = frame.data[: len(frame.data) // 2]
+    with pytest.raises(BrokenImageError, match="compressed image of format 'rgb8; png"):
+        decode(frame)
+    depth = SimpleNamespace(format="16UC1; compressedDepth png", data=array("B", buffer.getvalue()))
+    with pytest.raises(BrokenImageError, match="is depth, not a picture"):
+        decode(depth)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cv_bridge") is not None, reason="cv_bridge is installed here")
@@ -174,6 +200,7 @@ def test_a_picture_becomes_a_message_that_carries_the_header(encoding, pixels):
     result = to_message(pixels, encoding, header)
     assert result.header == header and result.encoding == encoding
     assert (result.height, result.width, result.step) == (HEIGHT, WIDTH, pixels.itemsize * pixels[0].size)
+    assert result.is_bigendian == (sys.byteorder == "big")
     back = np.frombuffer(result.data, pixels.dtype).reshape(pixels.shape)
     np.testing.assert_array_equal(back, pixels)
 

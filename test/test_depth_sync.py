@@ -95,6 +95,23 @@ def test_a_stamp_that_differs_by_less_than_the_slop_still_pairs(rig):
     assert rig.got[0].image is image and rig.got[0].depth is depth
 
 
+def test_a_stamp_that_differs_by_more_than_the_slop_does_not_pair(rig):
+    rig.warm_up()
+    rig.image(START + FRAME)
+    rig.depth(START + FRAME + 0.024)
+    rig.depth(START + FRAME - 0.024)
+    rig.wait(2 * WAIT)
+    assert [frame.depth for frame in rig.got] == [None]
+    assert rig.got[0].camera_info == "info", "the outputs' camera info needs no depth"
+
+
+def test_depth_that_ran_ahead_of_the_frames_keeps_its_newest(rig):
+    rig.warm_up()
+    depths = [rig.depth(START + index * FRAME) for index in range(1, 9)]
+    rig.image(START + 8 * FRAME)
+    assert [frame.depth for frame in rig.got] == [depths[-1]]
+
+
 def test_a_stream_at_full_rate_pairs_every_frame_with_its_own_depth(rig):
     for index in range(40):
         rig.image(START + index * FRAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from flowclas_ros.detection.geometry import locate
 from flowclas_ros.detection.regions import Region
-from flowclas_ros.detection.tracking import HazardTracker, TrackedHazard
+from flowclas_ros.detection.tracking import HazardTracker
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import HazardArray
 from flowclas_ros.node.depth_image import intrinsics
@@ -58,6 +59,9 @@ def test_the_array_carries_region_and_place(header, hazards):
     region, location = hazards[0].region, hazards[0].location
     assert (first.bbox.x_offset, first.bbox.y_offset, first.bbox.width, first.bbox.height) == region.bbox
     assert first.area == region.area and first.peak_score == region.peak
+    assert (first.centroid_x, first.centroid_y) == pytest.approx(region.centroid)
+    assert (second.centroid_x, second.centroid_y) == (8.5, 9.5) and second.bbox.height == 8
+    assert (second.peak_score, second.mean_score) == pytest.approx((1.5, 1.2))
     assert first.has_position and not second.has_position
     assert (first.position.x, first.position.y, first.position.z) == location.position
     assert (first.size.x, first.size.y, first.size.z) == location.size
@@ -98,12 +102,15 @@ def test_no_hazard_is_an_empty_cloud_with_fields(header):
 
 def test_an_unplaced_hazard_without_usable_depth_withholds_the_cloud(header, hazards):
     assert hazard_cloud(header, hazards, "no depth yet") is None
-    assert hazard_cloud(header, hazards[:1], "no depth yet") is not None  # held at its last place
+    held = dataclasses.replace(hazards[0], missed=2, location_missed=2)
+    assert hazard_cloud(header, [held], "no depth yet").width > 0  # at its last place
     assert hazard_cloud(header, hazards, "").width > 0  # too far for the sensor, say
 
 
 def test_nearest_range_is_that_of_the_nearest_and_nan_without_any(hazards):
+    near = dataclasses.replace(hazards[0], location=dataclasses.replace(hazards[0].location, nearest_range=0.7))
     assert nearest_range(hazards) == hazards[0].location.nearest_range
+    assert nearest_range([*hazards, near]) == nearest_range([near, *hazards]) == 0.7
     assert math.isnan(nearest_range(hazards[1:])) and math.isnan(nearest_range([]))
 
 
@@ -121,21 +128,27 @@ def test_markers_begin_by_deleting_all_and_show_what_has_a_place(header, hazards
         np.array([box.scale.x, box.scale.y, box.scale.z]) / 2,
     )
     assert (np.abs(xyz - centre) <= half + 1e-5).all()
-    assert text.text.startswith("#1") and text.pose.position.y < xyz[:, 1].min()  # above: y points down
+    assert text.text == f"#1  {hazards[0].region.peak:.2f}  {hazards[0].location.nearest_range:.1f} m"
+    assert text.pose.position.y < xyz[:, 1].min()  # above: y points down
     assert [marker.action for marker in hazard_markers(header, []).markers] == [Marker.DELETEALL]
 
 
 def test_a_held_hazard_has_another_colour(header, hazards):
     seen = hazards[0]
-    held = TrackedHazard(seen.id, seen.region, seen.location, seen.seen, 1, 1)
-    colours = [hazard_markers(header, [hazard]).markers[1].color for hazard in (seen, held)]
-    assert colours[0] != colours[1]
+    held = [dataclasses.replace(seen, missed=missed, location_missed=1) for missed in (0, 1)]
+    colours = [hazard_markers(header, [hazard]).markers[1].color for hazard in (seen, *held)]
+    assert colours[0] != colours[1] == colours[2]
+
+
+def test_a_marker_takes_an_id_beyond_its_own_range(header, hazards):
+    many = dataclasses.replace(hazards[0], id=2**31 + 5)  # a Hazard's is unsigned, a Marker's not
+    assert through_the_wire(hazard_markers(header, [many]), MarkerArray).markers[1].id == 5
 
 
 def camera_info(width=640, height=480, **fields):
     info = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.1, 0.0, 0.0, 0.0, 0.0])
     info.k = [500.0, 0.0, 321.0, 0.0, 510.0, 239.0, 0.0, 0.0, 1.0]
-    info.p = [480.0, 0.0, 320.5, -48.0, 0.0, 490.0, 240.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    info.p = [480.0, 0.0, 320.5, -48.0, 0.0, 490.0, 240.5, 24.0, 0.0, 0.0, 1.0, 0.0]
     for name, value in fields.items():
         setattr(info, name, value)
     return info
@@ -153,12 +166,17 @@ def test_the_rescaled_camera_info_sees_a_point_at_the_scaled_pixel(header):
 
 
 def test_roi_and_binning_are_worked_into_the_rescaled_camera_info(header):
-    info = camera_info(binning_x=2, binning_y=2)
+    info = camera_info(binning_x=4, binning_y=2)
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 64, 32, 512, 384
-    before = intrinsics(info).scaled_to(128, 96)
-    after = intrinsics(rescaled_camera_info(info, header, 128, 96))
+    before = intrinsics(info).scaled_to(64, 96)
+    after = intrinsics(rescaled_camera_info(info, header, 64, 96))
     for name in ("fx", "fy", "cx", "cy", "width", "height"):
         assert getattr(after, name) == pytest.approx(getattr(before, name)), name
+
+
+def test_a_matrix_that_is_not_given_stays_so(header):
+    half = rescaled_camera_info(camera_info(p=[0.0] * 12), header, 320, 240)
+    assert not any(half.p) and half.k[0] == 250.0
 
 
 def test_a_camera_info_that_cannot_be_rescaled_is_refused(header):

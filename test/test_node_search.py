@@ -122,6 +122,13 @@ def test_a_swapped_detector_is_warmed_up_at_the_size_at_hand_and_the_old_one_clo
     assert second.batches == [(2, 4, 6)] and made.search.detector is second and made.detector.closed
 
 
+def test_a_swapped_detector_takes_the_settings_that_changed_while_it_was_loaded(made):
+    made.search.frames([], dataclasses.replace(made.settings, min_area=7, threshold=9.0, precision="bf16"))
+    second = Counting("second")
+    made.search.swap(second)
+    assert (second.min_area, second.threshold, second.moved) == (7, 9.0, [("auto", "bf16")])
+
+
 def test_a_detector_that_cannot_warm_up_leaves_the_old_one_in_place(made):
     second = Counting("second")
     second.refuses = "out of memory"

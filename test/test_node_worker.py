@@ -168,8 +168,19 @@ def test_frames_without_a_result_in_time_are_stale():
     assert level == Level.STALE and "frames arrive, no result for 5.1 s" in text
 
 
+def test_late_frames_are_named_until_one_is_searched():
+    status = searched()
+    status.received(5.0)
+    status.too_old(3.0, 0.5)
+    assert "frames come 3.00 s after their stamp (max_age 0.5 s)" in status.verdict(5.1, STALE_AFTER)[1]
+    status.processed(5.2, scene())
+    status.received(9.0)
+    assert "max_age" not in status.verdict(9.1, STALE_AFTER)[1]
+
+
 def test_a_fault_stands_until_a_frame_is_searched():
     status = searched()
+    status.failed("lens cap")
     status.failed("bad step")
     assert status.verdict(0.5, STALE_AFTER) == (Level.FAULT, "bad step")
     status.processed(0.6, scene())
