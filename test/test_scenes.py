@@ -233,3 +233,14 @@ def test_without_mujoco_or_graphics_the_error_names_the_way_out():
             text=True,
         )
         assert words in bare.stdout, bare.stderr
+
+
+def test_torch_can_be_imported_after_the_first_picture():
+    """The LLVM of Mesa's software renderer and the one inside torch's compiler, in one process: it crashed."""
+    program = (
+        "from flowclas_ros.training import scenes\n"
+        "next(scenes.render('orbit', 0, frames=1, width=32, height=24))\n"
+        "import torchvision\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
-import importlib
+import importlib.util
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +29,8 @@ def load() -> ModuleType:
         if not found:
             raise FlowclasError(f"rendering needs EGL or OSMesa, and neither is on this machine: {_HOW}")
         os.environ["MUJOCO_GL"] = found[0]
+    if "mujoco" not in sys.modules:
+        _keep_triton_apart()
     try:
         return importlib.import_module("mujoco")
     except ModuleNotFoundError as error:
@@ -35,6 +39,18 @@ def load() -> ModuleType:
         raise FlowclasError("rendered scenes need MuJoCo: pip install 'flowclas_ros[sim]'") from None
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         raise FlowclasError(_trouble(error)) from error
+
+
+def _keep_triton_apart() -> None:
+    """Load torch's compiler, if it is here, before Mesa makes its own LLVM known to the whole process.
+
+    Triton has another LLVM inside, and whoever imported torch after the first picture crashed in it.
+    """
+    found = None if "triton" in sys.modules else importlib.util.find_spec("triton")
+    for folder in (found and found.submodule_search_locations) or ():
+        for library in Path(folder, "_C").glob("libtriton*.so"):
+            with contextlib.suppress(OSError):  # then torch cannot load it either
+                ctypes.CDLL(str(library))
 
 
 def _headless() -> bool:
