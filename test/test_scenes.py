@@ -186,6 +186,12 @@ def test_a_new_scene_begins_after_twenty_seconds_and_stamps_go_on():
     assert (film[1].image != film[2].image).mean() > 0.5
 
 
+def test_an_objects_number_is_never_anothers_in_a_later_scene():
+    film = frames("orbit", 1, 4, "test", 0.1)  # two frames a scene
+    first, second = ({*np.unique([film[i].objects, film[i + 1].objects])} - {0} for i in (0, 2))
+    assert first and second and max(first) < min(second)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -20,12 +20,13 @@ def play(
     """See `render`."""
     module = _module(domain)
     kinds = None if anomalies == "none" else _kinds(domain, anomalies)
-    each = frames_per_scene(fps)
+    each, known = frames_per_scene(fps), 0
     for start in range(0, frames, each):
         count = min(each, frames - start)
         own = int(np.random.default_rng([seed, start // each, 5]).integers(2**31)) if start else seed
         scene = module.build(own, size, EPISODE, kinds)
-        yield from shoot(scene, own, count, *size, fps, first=start)
+        yield from shoot(scene, own, count, *size, fps, first=start, known=known)
+        known += len(scene.foreign)
 
 
 def frames_per_scene(fps: float) -> int:

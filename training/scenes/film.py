@@ -25,9 +25,9 @@ class SceneFrame:
 
     stamp: seconds from the start. image: (H, W, 3) uint8 RGB. mask: (H, W) uint8, 0 normal, 1 anomaly, 255 the pixel
     around an anomaly's edge, and anomalies too small to be told. depth: (H, W) float32 metres along the optical axis,
-    inf for the sky. objects: (H, W) uint16, 0 none, else the number of the anomalous object. camera_matrix: (3, 3)
-    float64 with pixel centres at whole numbers. camera_pose: (4, 4) float64 world_from_optical (x right, y down, z
-    ahead).
+    inf for the sky. objects: (H, W) uint16, 0 none, else the number of the anomalous object, which no other has, in a
+    later scene either, until after 65535 they begin anew. camera_matrix: (3, 3) float64 with pixel centres at whole
+    numbers. camera_pose: (4, 4) float64 world_from_optical (x right, y down, z ahead).
     """
 
     stamp: float
@@ -46,9 +46,9 @@ def camera_matrix(width: int, height: int, fovy: float) -> np.ndarray:
 
 
 def shoot(
-    scene: Scene, seed: int, frames: int, width: int, height: int, fps: float, first: int = 0
+    scene: Scene, seed: int, frames: int, width: int, height: int, fps: float, first: int = 0, known: int = 0
 ) -> Iterator[SceneFrame]:
-    """The scene's first frames; first: how many came before it, for their stamps alone."""
+    """The scene's first frames; first, known: how many frames and objects came before it, for stamps and numbers."""
     stage = Stage(scene, -SETTLING)
     renderer = Renderer(stage.model, width, height, scene.fovy, scene.near, scene.far)
     camera = _Camera(scene, seed, width, height)
@@ -70,9 +70,15 @@ def shoot(
             share = 1 / len(SUBFRAMES)
             image = camera.expose(total * (share / 255), cover * share, depth, index, stamp)
             pose = np.array(scene.camera(stamp))
-            yield SceneFrame((first + index) / fps, image, mask_of(objects), depth, objects, matrix.copy(), pose)
+            mask, objects = mask_of(objects), numbered(objects, known)
+            yield SceneFrame((first + index) / fps, image, mask, depth, objects, matrix.copy(), pose)
     finally:
         renderer.close()
+
+
+def numbered(objects: np.ndarray, known: int) -> np.ndarray:
+    """(H, W) uint16 object numbers that go on from `known` objects of scenes before."""
+    return np.where(objects > 0, (objects.astype(np.int64) - 1 + known) % 65535 + 1, 0).astype(np.uint16)
 
 
 def mask_of(objects: np.ndarray) -> np.ndarray:
