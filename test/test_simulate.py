@@ -74,6 +74,18 @@ def test_the_bag_holds_depth_intrinsics_pose_and_object_numbers(tmp_path):
     np.testing.assert_allclose(turned, true.camera_pose[:3, :3], atol=1e-9)
 
 
+@pytest.mark.parametrize(("options", "picture"), [((), "image_raw"), (("--compressed",), "image_raw/compressed")])
+def test_who_plays_the_bag_and_gets_a_picture_has_got_all_else_of_its_stamp(tmp_path, options, picture):
+    """The transform at the picture's stamp above all, which a callback would look up in vain."""
+    from rosbags.highlevel import AnyReader
+
+    assert simulate(tmp_path / "a.mcap", *options) == 0
+    with AnyReader([tmp_path / "a.mcap"]) as reader:
+        played = [(stamp, connection.topic) for connection, stamp, _ in reader.messages()]
+    last = dict(played)
+    assert len(played) == 6 * 3 and set(last.values()) == {f"/camera/{picture}"}
+
+
 def rotation_of(w: float, x: float, y: float, z: float) -> np.ndarray:
     """(3, 3) of a unit quaternion."""
     return np.array(

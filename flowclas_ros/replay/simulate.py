@@ -98,19 +98,20 @@ def _write_bag(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFrame
             stamp = make("Time", sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
             header = make("Header", stamp=stamp, frame_id=say.OPTICAL)
             images = {name: make("Image", header=header, **fields) for name, fields in say.images(frame).items()}
+            info = say.camera_info(header, frame, make)
+            write("/tf", "tf2_msgs/msg/TFMessage", nanoseconds, say.transforms(stamp, frame, make))
+            write(f"{CAMERA}/{say.CAMERA_INFO}", "sensor_msgs/msg/CameraInfo", nanoseconds, info)
+            if not arguments.no_depth:
+                write(f"{CAMERA}/{say.DEPTH}", "sensor_msgs/msg/Image", nanoseconds, images[say.DEPTH])
+            for name in (say.MASK, say.OBJECTS):
+                write(f"{TRUTH}/{name}", "sensor_msgs/msg/Image", nanoseconds, images[name])
+            # the picture last, as the live camera sends it: who gets it has got the rest, its transform above all
             if arguments.compressed:
                 _, data = cv2.imencode(".jpg", frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
                 message = make("CompressedImage", header=header, format="jpeg", data=data)
                 write(f"{picture}/compressed", "sensor_msgs/msg/CompressedImage", nanoseconds, message)
             else:
                 write(picture, "sensor_msgs/msg/Image", nanoseconds, images["image_raw"])
-            info = say.camera_info(header, frame, make)
-            write(f"{CAMERA}/{say.CAMERA_INFO}", "sensor_msgs/msg/CameraInfo", nanoseconds, info)
-            if not arguments.no_depth:
-                write(f"{CAMERA}/{say.DEPTH}", "sensor_msgs/msg/Image", nanoseconds, images[say.DEPTH])
-            for name in (say.MASK, say.OBJECTS):
-                write(f"{TRUTH}/{name}", "sensor_msgs/msg/Image", nanoseconds, images[name])
-            write("/tf", "tf2_msgs/msg/TFMessage", nanoseconds, say.transforms(stamp, frame, make))
 
 
 def _coarse(depth: np.ndarray) -> np.ndarray:
