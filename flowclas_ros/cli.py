@@ -16,22 +16,37 @@ from flowclas_ros.errors import FlowclasError
 
 # Commands with an argument parser of their own: module whose main(argv) takes the rest of the line, and their help.
 _HANDED_ON = {
-    "fit": ("flowclas_ros.training.fit", "fit a model on normal images and calibrate it"),
-    "distill": ("flowclas_ros.training.distill", "teach a small backbone the features of a large one"),
-    "demo": ("flowclas_ros.node.demo", "run the detector in a live ROS 2 graph for a while"),
+    "fit": ("flowclas_ros.training.fit", "train a model on normal images and calibrate it"),
+    "distill": ("flowclas_ros.training.distill", "train a small backbone to give the features of a large one"),
+    "demo": (
+        "flowclas_ros.node.demo",
+        "run the detector in a live ROS 2 graph, with the samples or your own recording",
+    ),
 }
 # Commands parsed here: module with add_arguments(parser) and run(arguments), and their help. These take a model's
 # options as well;
 _WITH_MODEL = {
-    "calibrate": ("flowclas_ros.replay.calibrate", "thresholds anew, from normal recordings of your own camera"),
-    "evaluate": ("flowclas_ros.training.evaluate", "AUPRC, AUROC and FPR95 on labelled images"),
-    "predict": ("flowclas_ros.replay.predict", "score, heat, mask and overlay of an image, folder, video or bag"),
-    "replay": ("flowclas_ros.replay.replay", "recorded bags to an annotated bag, metrics, a report and a verdict"),
+    "calibrate": (
+        "flowclas_ros.replay.calibrate",
+        "set a checkpoint's thresholds from normal recordings of your own camera",
+    ),
+    "evaluate": ("flowclas_ros.training.evaluate", "measure AUPRC, AUROC and FPR95 on labelled images"),
+    "predict": (
+        "flowclas_ros.replay.predict",
+        "write score, heat, mask and overlay for an image, folder, video or bag",
+    ),
+    "replay": (
+        "flowclas_ros.replay.replay",
+        "run recorded bags through the detector: annotated bag, metrics, report, pass or fail",
+    ),
 }
 # these do not.
 _WITHOUT_MODEL = {
-    "compare": ("flowclas_ros.replay.compare", "two replays of the same bags: which is better, and where they differ"),
-    "simulate": ("flowclas_ros.replay.simulate", "a rendered scene with ground truth, as a bag or a folder"),
+    "compare": (
+        "flowclas_ros.replay.compare",
+        "compare two replays of the same bags: which is better, and where they differ",
+    ),
+    "simulate": ("flowclas_ros.replay.simulate", "render a scene with ground truth, as a bag or a folder"),
 }
 _OWN = {**_WITH_MODEL, **_WITHOUT_MODEL}
 
@@ -75,7 +90,7 @@ def _run(arguments: list[str]) -> int:
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="flowclas", description="FlowCLAS anomaly segmentation: what does not belong in this scene?"
+        prog="flowclas", description="FlowCLAS anomaly segmentation: find what does not belong in a scene."
     )
     parser.add_argument("--version", action="version", version=f"flowclas_ros {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -92,9 +107,14 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, type=Path, help=".safetensors file that `flowclas fit` wrote")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
-        "--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of the network (default: fp32)"
+        "--precision",
+        default="fp32",
+        choices=("fp32", "bf16", "fp16"),
+        help="arithmetic of the network (default: fp32)",
     )
-    parser.add_argument("--backbone-weights", type=Path, help="local file, where the checkpoint embeds no backbone")
+    parser.add_argument(
+        "--backbone-weights", type=Path, help="local .safetensors file, if the checkpoint embeds no backbone"
+    )
 
 
 def _fail(text: str) -> int:

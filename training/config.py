@@ -18,10 +18,10 @@ class OptimiserConfig:
 
     Attributes:
         lr: learning rate at the top of the schedule.
-        weight_decay: of AdamW.
+        weight_decay: weight decay of AdamW.
         warmup_epochs: epochs of linear warm-up.
-        clip: largest norm of the gradient; 0: no clipping.
-        ema: decay per step of the weights' moving average, which is then what is validated and kept; 0: none.
+        clip: largest gradient norm; 0: no clipping.
+        ema: decay per step of a moving average of the weights, which is then validated and kept; 0: none.
     """
 
     lr: float = 1e-4
@@ -43,18 +43,20 @@ class TrainerConfig:
     """How long, how often, on what.
 
     Attributes:
-        max_epochs: epochs; the learning rate's schedule spans them.
-        max_minutes: stop earlier once resumed runs together took so long; --resume with more goes on; null: no limit.
-        val_every: epochs from one validation to the next.
-        save_every: steps from one save of the resumable state to the next; validation and interrupts save too.
-        log_every: steps from one TensorBoard point to the next.
-        init_frames: at most so many training images, evenly spread, fit the whitening.
-        margin_scenes: so many pasted training scenes set the margin's directions before each validation; of few frames
-            the same ones with other objects: fewer scenes than some hundred make the score one of chance.
+        max_epochs: number of epochs; the learning-rate schedule spans them.
+        max_minutes: stop earlier after this time, summed over resumed runs; to go on, raise it and --resume; null: no
+            limit.
+        val_every: epochs between validations.
+        save_every: steps between saves of the resumable state; validation and interrupts save too.
+        log_every: steps between TensorBoard points.
+        init_frames: largest number of training images, evenly spread, that the whitening is computed from.
+        margin_scenes: number of pasted training scenes that set the margin's directions before each validation; few
+            frames are reused with other objects. With fewer than some hundred scenes, chance decides the score.
         device: auto, cpu, cuda or cuda:<n>.
-        devices: processes, one a device, on each node.
-        nodes: machines; start the same command on each with torchrun or SLURM, output on a disk that they share.
-        precision: of the network; whitening, log-determinants and scores stay float32. A CPU without bf16 takes fp32.
+        devices: processes on each node, one per device.
+        nodes: machines; start the same command on each with torchrun or SLURM, with output on a shared disk.
+        precision: arithmetic of the network; whitening, log-determinants and scores stay float32. A CPU without bf16
+            uses fp32.
     """
 
     max_epochs: int = 20
@@ -89,10 +91,10 @@ class FitConfig:
         optimiser: learning rate and schedule.
         trainer: duration, validation, device.
         adapt_rank: rank of the low-rank updates that adapt the backbone to the class labels (label track; needs the
-            extra ``label``); merged into the checkpoint's own backbone when the fit ends; 0: the backbone is frozen.
-        method: flowclas, or gaussian: the full-covariance Gaussian on the same features, the baseline without training.
-        seed: of everything random; the same seed gives the same weights, bit for bit on a CPU.
-        output: folder of the run; must not hold another run.
+            extra ``label``); merged into the checkpoint's own backbone at the end; 0: the backbone stays frozen.
+        method: flowclas, or gaussian: the full-covariance Gaussian of the same features, a baseline without training.
+        seed: random seed; the same seed gives the same weights, bit for bit on a CPU.
+        output: folder of the run; it must not hold another run.
         embed_backbone: store the backbone's weights in the checkpoint, so that a robot needs no other file.
     """
 
@@ -109,7 +111,7 @@ class FitConfig:
     embed_backbone: bool = True
 
     USAGE: ClassVar = "flowclas fit --config FILE [--resume] [--KEY VALUE ...]"
-    SUMMARY: ClassVar = "Fit a model on images of the normal world."
+    SUMMARY: ClassVar = "Train a model on images of the normal world, and calibrate it."
 
     def __post_init__(self) -> None:
         if not self.data.train:

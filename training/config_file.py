@@ -93,7 +93,7 @@ def _parser(cls: Any) -> ArgumentParser:
     parser = ArgumentParser(
         prog=cls.USAGE.partition(" --")[0],
         usage=cls.USAGE,
-        description=f"{cls.SUMMARY} Options stand in the YAML file or as --KEY VALUE.",
+        description=f"{cls.SUMMARY} Give options in the YAML file or as --KEY VALUE.",
         exit_on_error=False,
     )
     parser.add_class_arguments(cls)

@@ -25,8 +25,8 @@ class OutlierConfig:
         masks: folder parallel to images, non-zero where the object is, of a JPEG 128 or more; where 1 marks an object,
             255 is left out.
         coco_json: COCO instances file; photos that hold a road user, a traffic light or a stop sign are left out.
-        group_regex: its first group in a file's name says which photo the object came from, so that objects of one
-            photo never stand on both sides of the hold-out; null: every file is a photo of its own.
+        group_regex: its first group in a file's name is the photo that the object came from, so that objects of one
+            photo are never both trained on and held out; null: every file is a photo of its own.
         min_side: pixels; COCO photos with a shorter side are left out.
     """
 
@@ -60,7 +60,7 @@ class LabelConfig:
     Attributes:
         train: folders parallel to data.train, one each; empty: no labels, the label-free track.
         val: folders parallel to data.val, one each; empty where data.val is.
-        encoding: ``ids``: the files hold 0 to model.classes - 1; ``cityscapes``: labelIds, brought to the 19 trainIds.
+        encoding: ``ids``: the files hold 0 to model.classes - 1; ``cityscapes``: labelIds, mapped to the 19 trainIds.
         ignore: ids of pixels without a class.
     """
 
@@ -79,29 +79,30 @@ class DataConfig:
 
     Attributes:
         train: folders of inlier images, searched recursively.
-        val: folders of inlier images to choose and calibrate on; empty: val_share of train's scenes is held out.
+        val: folders of inlier images for choosing the checkpoint and calibrating; empty: val_share of train's scenes is
+            held out.
         val_share: share of train's scenes held out when val is empty.
-        sequence_regex: its first group in a file's name is the frame's sequence; null: a folder is a sequence.
-        scene_block: so many consecutive frames of a sequence make a scene, the block that calibration counts by;
+        sequence_regex: its first group in a file's name is the frame's sequence; null: each folder is a sequence.
+        scene_block: number of consecutive frames of a sequence that make a scene, the unit that calibration counts;
             null: a sequence is a scene.
         labels: class labels of train and val, for the label track only.
         outliers: objects to paste in training.
         outliers_val: objects to paste in validation; none named: outliers_val_share of the outliers' photos.
         outliers_val_share: share of the outliers' photos held out for validation when outliers_val is not given.
         exposed: folder with images/ and masks/ (0 normal, 1 outlier, 255 ignored) of scenes that hold outliers, such as
-            `flowclas simulate --format folder --anomalies fit` renders; trained on beside the pasted scenes, whole.
-        exposed_share: share of the training images that come from there.
-        exposed_val: folder of such scenes to choose the checkpoint by, with outliers of other kinds; null: val's scenes
-            with objects pasted. Calibration takes val's in either case.
+            `flowclas simulate --format folder --anomalies fit` renders. They are used whole, beside the pasted scenes.
+        exposed_share: share of the training images that come from exposed.
+        exposed_val: folder of such scenes, with outliers of other kinds, for choosing the checkpoint; null: val's
+            scenes with objects pasted in. Calibration uses val in either case.
         crop: height and width in pixels of a training crop; null: the image's own.
         crop_scale: lowest and highest enlargement of the image before a crop is taken, as if the camera had come
-            closer; less than the crop is never left.
+            closer; the image never becomes smaller than the crop.
         flip: probability of a mirror image.
         jitter: brightness, contrast and saturation change by a factor up to 1 +- this.
-        corruptions: weather and camera faults that training scenes are seen under.
+        corruptions: weather and camera faults in training scenes.
         x_out_size: height and width in pixels of the auxiliary outlier images.
         batch_size: images per step and device.
-        workers: processes that read images, beside the main one.
+        workers: processes that read images, in addition to the main one.
     """
 
     train: tuple[str, ...] = ()

@@ -18,18 +18,18 @@ class DistillConfig:
 
     Attributes:
         teacher: the backbone to learn from, any timm model; read only.
-        student: the backbone that learns: any timm model that ``flowclas fit`` takes, a small convolutional net as a
-            rule. Weights random, hub, or a local file to begin at. Its layers and stride are those it is to be
-            used with.
-        data: as in ``flowclas fit``, x_out_size apart. Any images do, the nearer to the robot's the better; outliers
-            are optional, and what an object looks like is what the student learns from them.
+        student: the backbone that learns: any timm model that ``flowclas fit`` takes, usually a small convolutional
+            net. Its weights are random, hub, or a local file to start from. Give it the layers and stride that it will
+            be used with.
+        data: as in ``flowclas fit``, without x_out_size. Any images will do, the more like the robot's the better.
+            Outliers are optional; they show the student what objects look like.
         paste: how outliers are pasted.
-        outlier_weight: weight of telling how much of each cell is outlier, by a linear map of the student's features
-            (cross-entropy), beside the imitation; 0: imitation alone.
+        outlier_weight: weight of a second task beside imitating the teacher: to tell how much of each cell is outlier,
+            by a linear map of the student's features (cross-entropy); 0: imitation alone.
         optimiser: learning rate and schedule.
-        trainer: duration and device; as in ``flowclas fit``, save_every and log_every apart, on one device.
-        dtype: of the file's numbers; fp16 halves the file.
-        seed: of everything random.
+        trainer: duration and device, as in ``flowclas fit``, without save_every and log_every, on one device.
+        dtype: number format of the file; fp16 halves its size.
+        seed: random seed.
         output: the .safetensors file to write; a .json with provenance is written beside it.
     """
 
@@ -45,7 +45,7 @@ class DistillConfig:
     output: str = "student.safetensors"
 
     USAGE: ClassVar = "flowclas distill --config FILE [--KEY VALUE ...]"
-    SUMMARY: ClassVar = "Teach a small backbone the feature map of a large one, on any images."
+    SUMMARY: ClassVar = "Train a small backbone to give the feature map of a large one, on any images."
 
     def __post_init__(self) -> None:
         if not self.data.train:

@@ -33,18 +33,24 @@ from flowclas_ros.training.smiyc_export import SmiycExport
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options, beside those that name the checkpoint and the device."""
     parser.add_argument("--images", type=Path, help="folder of images")
-    parser.add_argument("--masks", type=Path, help="folder of masks named like the images: 0, 1, 255")
-    parser.add_argument("--benchmark", choices=NAMES, help="in place of the two folders: a public data set's layout")
-    parser.add_argument("--root", type=Path, help="where the benchmark lies; of a manifest: the csv file")
-    parser.add_argument("--json", required=True, type=Path, help="where the figures go; pictures lie beside it")
+    parser.add_argument(
+        "--masks", type=Path, help="folder of masks named like the images: 0 normal, 1 foreign, 255 ignored"
+    )
+    parser.add_argument("--benchmark", choices=NAMES, help="layout of a public data set, instead of the two folders")
+    parser.add_argument("--root", type=Path, help="folder of the benchmark; for a manifest, the csv file")
+    parser.add_argument("--json", required=True, type=Path, help="file for the figures; pictures are written beside it")
     parser.add_argument(
         "--false_alarm_rate",
         type=float,
         default=DEFAULT_FALSE_ALARM_RATE,
-        help="whose threshold, by the checkpoint's calibration, recall is told at too (default: %(default)s)",
+        help="also report recall at the calibration's threshold for this rate (default: %(default)s)",
     )
-    parser.add_argument("--streaming", action="store_true", help="constant memory: bins instead of every score")
-    parser.add_argument("--export", type=Path, help="folder for float32 scores as the SegmentMeIfYouCan toolkit's")
+    parser.add_argument(
+        "--streaming", action="store_true", help="constant memory: bins the scores instead of keeping all"
+    )
+    parser.add_argument(
+        "--export", type=Path, help="folder for float32 scores in the format of the SegmentMeIfYouCan toolkit"
+    )
     add_corruption_arguments(parser)
 
 

@@ -30,9 +30,12 @@ _BAR, _CLEAR, _ADVERSE = "#1d4ed8", "#15803d", "#c2410c"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is corrupted, and how much."""
     parser.add_argument(
-        "--corruptions", nargs="*", metavar="NAME", help=f"adverse weather too: all, or of {', '.join(CORRUPTIONS)}"
+        "--corruptions",
+        nargs="*",
+        metavar="NAME",
+        help=f"also evaluate in bad weather: all, or some of {', '.join(CORRUPTIONS)}",
     )
-    parser.add_argument("--severity", type=int, help=f"of the corruptions, 1 to 5 (default: {_SEVERITY})")
+    parser.add_argument("--severity", type=int, help=f"severity of the corruptions, 1 to 5 (default: {_SEVERITY})")
 
 
 def asked_corruptions(arguments: argparse.Namespace) -> tuple[list[str], int]:

@@ -30,21 +30,22 @@ class LossConfig:
     """Weights and settings of the objective.
 
     Attributes:
-        alpha: weight of the mean inlier NLL in nats per dimension (the paper's 0.07 on the sum over C = 1024
-            channels is 72 here, the WACV release's 1e-6 on the sum over pixels too about 2.8).
+        alpha: weight of the mean inlier NLL in nats per dimension (the paper's 0.07 on the sum over C = 1024 channels
+            is 72 here, the WACV release's 1e-6 on the sum over pixels too about 2.8).
         contrastive: ``infonce`` (each positive against the negatives), ``supcon`` (each positive against all others,
             Khosla et al. 2020, eq. 2), or ``none`` for the likelihood alone.
-        temperature: tau.
-        samples: N, at most so many pixels of each set (inliers, outliers, auxiliary outliers) a batch.
+        temperature: tau of the contrastive loss.
+        samples: N, largest number of pixels of each set (inliers, outliers, auxiliary outliers) per batch.
         near_share: share of the inlier pixels of the contrast set that are drawn from near an outlier
-            (``fusion.near_outliers``), where the features see it and most false alarms lie; 0: as chance has it.
+            (``fusion.near_outliers``), where the features see it and most false alarms lie; 0: drawn anywhere.
         auxiliary: add the pixels of the auxiliary outlier images x_out to the contrast set.
-        cells: the flow sees so many inlier cells of a batch, drawn at random, and at most a quarter as many outlier
-            cells; null: all. Only for flows that look at one cell at a time; fits several times as fast, since
-            neighbouring cells tell much the same.
-        outlier_weight: weight of the term that lowers the outliers' likelihood directly: an outlier pixel costs as
-            much as its NLL falls short of ``outlier_margin`` above the inliers' mean; 0: no such term.
-        outlier_margin: in nats per dimension. Without a bound, the flow would only ever push outliers further.
+        cells: number of inlier cells of a batch that the flow sees, drawn at random, with at most a quarter as many
+            outlier cells; null: all. Trains several times as fast, since neighbouring cells tell much the same. Only
+            for flows that look at one cell at a time.
+        outlier_weight: weight of a term that lowers the outliers' likelihood directly: an outlier pixel costs as much
+            as its NLL falls short of ``outlier_margin`` above the inliers' mean; 0: no such term.
+        outlier_margin: bound of that term, in nats per dimension. Without it, the flow would push outliers ever
+            further.
         segmentation: weight of cross-entropy and Lovasz-softmax on the inliers' classes (label track).
         energy_entropy: weight of the energy-entropy loss on the class logits (label track).
     """

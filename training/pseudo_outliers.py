@@ -28,11 +28,12 @@ class PasteConfig:
         style: ``plain``, or ``harmonised``: objects stand on the ground below the horizon, max_size large at the lower
             border and smaller with their distance; lightness, contrast and colours are matched to the scene by
             ``exposure``, and the edge fades over a width that goes with the size.
-        min_objects, max_objects: objects a scene, drawn uniformly.
-        min_size, max_size: an object's longer side as a share of the scene's shorter side, drawn log-uniformly; none
-            is enlarged to more than twice its own pixels.
+        min_objects: fewest objects per scene; the number is drawn uniformly up to max_objects.
+        max_objects: most objects per scene.
+        min_size: smallest longer side of an object, as a share of the scene's shorter side; drawn log-uniformly.
+        max_size: largest longer side; no object is enlarged to more than twice its own pixels.
         flip: probability of a horizontal flip.
-        max_rotation: degrees either way.
+        max_rotation: largest rotation in degrees, either way.
         feather: blur of the object's edge alone, sigma in pixels of the scene; from half to twice of this is drawn.
         softness: largest blur of the object itself, sigma in pixels of the scene; two objects in five get one. Were all
             pasted objects a little softer than their scene, or all a little sharper, that is what would be learned.
@@ -40,13 +41,13 @@ class PasteConfig:
             and all; null: never.
         exposure: how far the object's brightness and colour move towards the scene around it: 0 stays, 1 meets it. In
             plain style this is the furthest: from 0 to it is drawn.
-        jitter: random gain of brightness and colour, as a share either way.
-        recolour: probability that an object's hue and saturation are changed, up to its opposite colour: the same
-            few objects then stand for many more.
-        untextured: probability that an object is painted over in one colour, lighter towards one side: sheets, bags
-            and boxes, which photographed cut-outs seldom are.
+        jitter: largest random change of brightness and colour, as a share, either way.
+        recolour: probability that an object's hue and saturation are changed, up to its opposite colour: few objects
+            then stand for many.
+        untextured: probability that an object is painted over in one colour, lighter towards one side: sheets, bags and
+            boxes, which photographed cut-outs seldom are.
         fragment: probability that only a part of an object is pasted.
-        greyscale: probability that scene and object lose their colour together.
+        greyscale: probability that scene and objects become grey together.
         placement: ``anywhere``, or ``below_horizon``: the object's lower edge lies below the horizon; of plain style.
         horizon: the horizon's height as a share of the scene's height, from the top.
     """

@@ -26,13 +26,14 @@ class BackboneConfig:
     Attributes:
         name: timm model name, such as ``vit_large_patch14_dinov2`` or ``mobilenetv2_100``.
         weights: ``hub`` (timm's own pretrained weights), ``random``, or the path of a local ``.safetensors`` file.
-        layers: vision transformer: block numbers, negative from the end; convolutional net: stage numbers
-            (timm's ``out_indices``). Empty: the last one. Several are concatenated channel-wise, from the first of the
-            backbone's layers to the last, however they are written here; none may stand twice.
-        stride: convolutional nets only: the stride in pixels that every stage is brought to; None: the coarsest one.
-        scales: sizes at which the image is seen, relative to its own. The maps of the second and further ones are
-            brought to the grid of the first and concatenated channel-wise: dearer by the square of each, and sharper.
-        mean, std: normalisation of RGB in 0..1; None: as timm states it for these weights.
+        layers: vision transformer: block numbers, negative from the end; convolutional net: stage numbers (timm's
+            ``out_indices``). Empty: the last one. Several are concatenated channel-wise in the backbone's own order;
+            none may appear twice.
+        stride: convolutional nets only: the stride in pixels that every stage is resampled to; null: the coarsest one.
+        scales: sizes at which the image is seen, relative to its own. The maps of the others are resampled to the grid
+            of the first and concatenated channel-wise. Sharper; the cost grows with the square of each.
+        mean: of RGB in 0..1, for normalisation; null: what timm states for these weights.
+        std: of RGB in 0..1, for normalisation; null: what timm states for these weights.
         kwargs: further arguments of ``timm.create_model``, such as ``{"pad_type": "same"}``.
     """
 

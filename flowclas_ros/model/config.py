@@ -19,25 +19,28 @@ class FlowCLASConfig:
         backbone: the frozen feature extractor.
         flow: the normalizing flow on its features.
         projection_dim: P, channels of the projection head that the contrastive loss uses; 0 for none.
-        margin_weight: weight of the margin in the score (``MarginFusion``); 0 is the published score, the NLL alone.
-        centred: take each frame's median off its score (``MarginFusion``): for cameras in changing light and weather
-            whose view no object can fill; needs margin_weight.
-        neighbourhood: cells, odd; above 1 the margin also sees the features' means over so many cells a side.
+        margin_weight: weight in the score of the margin, how much nearer a cell lies to the outliers than to the
+            inliers (``MarginFusion``); 0: the published score, the negative log-likelihood (NLL) alone.
+        centred: subtract each frame's median from its score (``MarginFusion``), for cameras in changing light and
+            weather whose view no object can fill; needs margin_weight.
+        neighbourhood: cells, odd; above 1 the margin also sees the features' means over a square of that many cells a
+            side.
         memory_weight: weight in the score of the distance to a memory of normal cells (``NormalMemory``); 0 for none;
             needs margin_weight.
-        memory_layers: which of the backbone's layers it compares, by their place in ``FrozenBackbone.sections``: 0 is
-            the backbone's first that is read.
-        guided_radius: pixels at the short side; above 0 the score at image resolution goes through guided filters of
-            that radius and a wider one (``along_edges``), so that it follows the edges of the image; 0 is the published
-            score.
-        mirrored: score each image and its mirror image and take the mean: a little better, for twice the time.
-        classes: K, inlier classes of the segmentation head; 0 for none: the label-free track.
-        score: what the score is built on: ``nll``, to which the weighted terms are added, or ``energy_entropy``, that
-            of the class logits alone; the flow is not run then.
-        energy_weight: weight of the energy-entropy score beside the NLL, in inlier standard deviations as above.
+        memory_layers: which of the backbone's layers the memory compares, by their place in
+            ``FrozenBackbone.sections``: 0 is the first layer that is read.
+        guided_radius: pixels at the short side; above 0 the score at image resolution passes through two guided
+            filters, of this radius and a wider one (``along_edges``), so that it follows the edges of the image; 0: no
+            filter, as in the published score.
+        mirrored: average the scores of each image and its mirror image: a little better, for twice the time.
+        classes: K, number of inlier classes of the segmentation head; 0: the label-free track.
+        score: basis of the score: ``nll``, to which the weighted terms are added, or ``energy_entropy``, from the class
+            logits alone; then the flow does not run.
+        energy_weight: weight of the energy-entropy score beside the NLL, after it is scaled to the spread of the rest
+            on inliers.
         entropy_weight: alpha, the entropy's share in the energy-entropy score.
-        short_side: pixels; images are resized to this shorter side before the backbone, so that objects have the
-            size they had in fitting whatever the camera; None leaves them as they come.
+        short_side: pixels; images are resized to this shorter side before the backbone, so that objects have the size
+            that they had in training, whatever the camera; null: not resized.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)

@@ -24,19 +24,19 @@ class FlowConfig:
     Attributes:
         steps: L, number of ActNorm - permutation - coupling steps. With 0 and whitening the model is the plain
             full-covariance Gaussian on the backbone's features.
-        coupling: ``two_sided`` transforms both halves of the channels in a step, ``one_sided`` one of them.
+        coupling: ``two_sided`` transforms both halves of the channels in each step, ``one_sided`` only one.
         subnet: ``plain`` (conv - ReLU - conv) or ``residual`` (GroupNorm, skip).
-        kernels: kernel sizes of the plain subnets, taken in turn from step to step; the paper's are 3 and 1. With 1
-            alone a step looks at one pixel and costs a ninth.
-        hidden_ratio: hidden channels of a subnet as a share of C.
+        kernels: kernel sizes of the plain subnets, taken in turn from step to step; the paper's are 3 and 1. With only
+            1, a step looks at one cell at a time and costs a ninth.
+        hidden_ratio: hidden channels of a subnet as a share of the feature channels C.
         clamp: bound of a coupling's log-scale: ``clamp * tanh(raw)``.
         whitening: fit a full-covariance whitening as the first layer.
-        noise: standard deviation of Gaussian noise on the (whitened) features, in training mode only, against learning
-            the few pseudo-outliers by heart.
-        seed: of the fixed permutations.
+        noise: standard deviation of Gaussian noise on the (whitened) features, in training only, so that the few
+            pseudo-outliers are not learned by heart.
+        seed: seed of the fixed permutations.
         type: ``glow``, the paper's: all channels on one grid; ``fastflow``: a flow of its own for each layer of the
-            backbone (fastflow.py); ``uflow``: stages from the coarsest layer to the finest (uflow.py). L is the steps
-            of each flow or stage.
+            backbone (fastflow.py); ``uflow``: stages from the coarsest layer to the finest (uflow.py). L counts the
+            steps of each flow or stage.
     """
 
     steps: int = 8

@@ -75,13 +75,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="flowclas demo",
-        description="A detector in a real ROS 2 graph on a camera stream; ends by itself with a table and pictures.",
+        description="Run a detector on a camera stream in a real ROS 2 graph. Ends with a table and pictures.",
     )
-    parser.add_argument("--checkpoint", type=Path, help="to detect with; without: the sample's own")
-    parser.add_argument("--source", type=Path, help="bag, folder of images, video or image; without: the samples")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint to detect with (default: the sample's own)")
+    parser.add_argument("--source", type=Path, help="bag, folder of images, video or image (default: the samples)")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for pictures and logs")
-    parser.add_argument("--seconds", type=_positive, default=samples.SECONDS, help="length of a stream")
-    parser.add_argument("--rate", type=_positive, default=samples.RATE, help="frames a second")
+    parser.add_argument(
+        "--seconds", type=_positive, default=samples.SECONDS, help="length of a stream (default: %(default)s)"
+    )
+    parser.add_argument("--rate", type=_positive, default=samples.RATE, help="frames per second (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     return parser.parse_args(argv)
 

@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="folder of images, video or rosbag with nothing foreign in it"
     )
-    parser.add_argument("--output", required=True, type=Path, help="the new checkpoint; a picture comes beside it")
-    parser.add_argument("--topic", help="image topic of bags that have several")
+    parser.add_argument("--output", required=True, type=Path, help="the new checkpoint; a picture is written beside it")
+    parser.add_argument("--topic", help="image topic, if a bag has several")
     parser.add_argument(
-        "--sequence-regex", help="its first group in an image's file name is its scene (default: a folder is one)"
+        "--sequence-regex", help="its first group in an image's file name names the scene (default: a folder is one)"
     )
     parser.add_argument(
-        "--scene-block", type=int, help="so many frames in a row are a scene (default: all of a bag, video or folder)"
+        "--scene-block", type=int, help="consecutive frames that make a scene (default: all of a bag, video or folder)"
     )
 
 

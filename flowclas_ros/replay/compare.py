@@ -39,9 +39,11 @@ _SCORE_NOISE = 1e-4  # and two other figures: by the number of threads alone, a 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument(
-        "first", type=Path, metavar="RUN_A", help="output folder of `flowclas replay`, of many bags too"
+        "first", type=Path, metavar="RUN_A", help="output folder of `flowclas replay`, for one bag or many"
     )
-    parser.add_argument("second", type=Path, metavar="RUN_B", help="that of the same bags with another checkpoint")
+    parser.add_argument(
+        "second", type=Path, metavar="RUN_B", help="output folder for the same bags with another checkpoint"
+    )
     parser.add_argument("--output", type=Path, help=f"folder for {PAGE}, {FIGURES} and {FRAMES}")
 
 

@@ -19,15 +19,17 @@ from flowclas_ros.replay.frames import Frame, count_frames, is_bag, iter_frames
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options, beside those that name the checkpoint and the device."""
     parser.add_argument("--input", required=True, type=Path, help="image, folder of images, video or rosbag2")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the results, made if need be")
-    parser.add_argument("--topic", help="image topic of a bag that has several")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the results; created if missing")
+    parser.add_argument("--topic", help="image topic, if a bag has several")
     parser.add_argument(
         "--false-alarm-rate",
         type=float,
         default=DEFAULT_FALSE_ALARM_RATE,
         help="share of normal pixels that may be flagged (default: %(default)s)",
     )
-    parser.add_argument("--threshold", type=float, help="nats per dimension; overrules the false-alarm rate")
+    parser.add_argument(
+        "--threshold", type=float, help="score threshold in nats per dimension, instead of the false-alarm rate"
+    )
     parser.add_argument(
         "--min-area", type=int, default=DEFAULT_MIN_AREA, help="smallest hazard in pixels (default: %(default)s)"
     )

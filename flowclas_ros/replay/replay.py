@@ -28,26 +28,38 @@ _SHOWN = ("frames", "broken_frames", "hazard_frames", "peak_max", "latency_p50_m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options, beside those that name the checkpoint and the device."""
     several: dict[str, Any] = {"action": "append", "default": [], "metavar": "TOPIC"}
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2, .mcap, .db3, .bag, or a folder")
-    parser.add_argument("--output", required=True, type=Path, help="folder; with several bags a sub-folder each")
-    parser.add_argument("--workers", type=int, default=1, help="processes over several bags (default: %(default)s)")
     parser.add_argument(
-        "--topic", **several, help="image topic, where a bag has several; given again, or a,b: each is a camera"
+        "bags",
+        nargs="+",
+        type=Path,
+        metavar="BAG",
+        help="rosbag2 folder, .mcap, .db3 or .bag file, or a folder that holds several",
     )
     parser.add_argument(
-        "--depth-topic", **several, help="depth registered to the image, one for each --topic: hazards get a position"
+        "--output", required=True, type=Path, help="folder for the results; with several bags, a sub-folder for each"
     )
-    parser.add_argument("--camera-info-topic", **several, help="where it is not beside the image topic")
-    parser.add_argument("--keep", **several, help="further input topic for the annotated bag")
-    parser.add_argument("--with-score", action="store_true", help="the annotated bag holds the float32 score too")
-    parser.add_argument("--video", action="store_true", help="write overlay.mp4 too")
+    parser.add_argument("--workers", type=int, default=1, help="bags to replay at the same time (default: %(default)s)")
+    parser.add_argument(
+        "--topic", **several, help="image topic, if a bag has several; repeat it, or write a,b, for several cameras"
+    )
+    parser.add_argument(
+        "--depth-topic", **several, help="depth registered to the image, one per --topic; gives hazards a position"
+    )
+    parser.add_argument("--camera-info-topic", **several, help="if it is not beside the image topic")
+    parser.add_argument("--keep", **several, help="another input topic to copy to the annotated bag")
+    parser.add_argument("--with-score", action="store_true", help="also write the float32 score to the annotated bag")
+    parser.add_argument("--video", action="store_true", help="also write overlay.mp4")
     truth = parser.add_mutually_exclusive_group()
-    truth.add_argument("--masks", type=Path, help="folder of masks (0, 1, 255) named by frame index or stamp in ns")
-    truth.add_argument("--mask-topic", **several, help="mono8 masks with the stamps of their frames, for each --topic")
+    truth.add_argument("--masks", type=Path, help="folder of masks (0, 1, 255), named by frame index or stamp in ns")
+    truth.add_argument("--mask-topic", **several, help="mono8 masks with the stamps of their frames, one per --topic")
     parser.add_argument(
-        "--require", action="append", default=[], metavar="'fpr95<=0.1'", help="exit with 1 unless it holds"
+        "--require",
+        action="append",
+        default=[],
+        metavar="'fpr95<=0.1'",
+        help="requirement; the exit status is 1 if it does not hold (repeatable)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replay what is finished again")
+    parser.add_argument("--overwrite", action="store_true", help="replay finished bags again")
     add_setting_arguments(parser)
 
 

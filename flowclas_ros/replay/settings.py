@@ -13,9 +13,13 @@ from flowclas_ros.node.parameters import TABLE, Settings, changed, contradiction
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that say what a hazard is, for a parser that names the checkpoint and the device."""
     parser.set_defaults(device=None, precision=None)  # not given: the file's word stands, else the node's default
-    parser.add_argument("--params", type=Path, help="the node's parameter file (YAML), for the same hazards as live")
+    parser.add_argument(
+        "--params", type=Path, help="the node's parameter file (YAML), to find the same hazards as live"
+    )
     parser.add_argument("--false-alarm-rate", type=float, help="share of normal pixels that may be flagged")
-    parser.add_argument("--threshold", type=float, help="nats per dimension; overrules the false-alarm rate")
+    parser.add_argument(
+        "--threshold", type=float, help="score threshold in nats per dimension, instead of the false-alarm rate"
+    )
     parser.add_argument("--min-area", type=int, help="smallest hazard in pixels")
 
 

@@ -28,22 +28,30 @@ CAMERA, TRUTH = "/camera", "/ground_truth"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--scene", required=True, choices=scenes.DOMAINS)
+    parser.add_argument("--scene", required=True, choices=scenes.DOMAINS, help="world to render")
     parser.add_argument("--output", required=True, type=Path, help="an .mcap file, or a folder with --format folder")
-    parser.add_argument("--format", choices=("bag", "folder"), default="bag", help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same scene (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=100, help="a new scene every 20 s (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=10.0, help="frames a second (default: %(default)s)")
-    parser.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="pixels (default: 320x240)")
     parser.add_argument(
-        "--anomalies", choices=scenes.ANOMALIES, default="none", help="objects of which kinds (default: %(default)s)"
+        "--format", choices=("bag", "folder"), default="bag", help="output format (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same scene (default: %(default)s)")
+    parser.add_argument(
+        "--frames", type=int, default=100, help="number of frames; a new scene starts every 20 s (default: %(default)s)"
+    )
+    parser.add_argument("--fps", type=float, default=10.0, help="frames per second (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=_size, default=(320, 240), metavar="WxH", help="image size in pixels (default: 320x240)"
+    )
+    parser.add_argument(
+        "--anomalies", choices=scenes.ANOMALIES, default="none", help="kinds of foreign objects (default: %(default)s)"
     )
     parser.add_argument(
         "--compressed",
         action="store_true",
-        help="JPEG on image_raw/compressed in place of image_raw, and depth to 0.5 %%",
+        help="JPEG on image_raw/compressed instead of image_raw, and depth rounded to 0.5 %%",
     )
-    parser.add_argument("--no-depth", action="store_true", help="leave the depth out: it is most of a compressed bag")
+    parser.add_argument(
+        "--no-depth", action="store_true", help="leave out the depth, which is most of a compressed bag"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
