@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.self_mask import SelfMask, mask_file
 
 STALE_AFTER = 1.0  # seconds on the tests' own clock
@@ -35,6 +36,8 @@ def test_the_newest_mask_counts_for_as_long_as_a_frame_would(encoding):
     np.testing.assert_array_equal(found, ROBOT == 1)
     assert remark == ""
     assert mask.of(ROBOT.shape, 11.1, STALE_AFTER) == (None, "no self mask for 1.1 s, nothing is masked")
+    mask.update(message(1 - ROBOT), 12.0)  # the arm has moved
+    np.testing.assert_array_equal(mask.of(ROBOT.shape, 12.5, STALE_AFTER)[0], ROBOT == 0)
 
 
 def test_before_the_first_mask_nothing_is_masked():
@@ -70,3 +73,8 @@ def test_a_file_never_grows_stale_and_each_camera_has_its_own():
     assert not mask.live and mask.of(ROBOT.shape, 1e6, STALE_AFTER)[1] == ""
     assert SelfMask.from_setting("", "front") is None
     assert str(mask_file("/masks/{camera}.png", "front")) == "/masks/front.png"
+
+
+def test_a_jpeg_which_masks_what_lies_around_the_robot_too_is_refused():
+    with pytest.raises(FlowclasError, match="is a JPEG, in which"):
+        SelfMask.from_setting("/masks/arm.JPG", "")

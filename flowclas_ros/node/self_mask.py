@@ -46,6 +46,10 @@ class SelfMask:
         from flowclas_ros.detection.images import read_image, read_labels
 
         path = mask_file(setting, camera)
+        if path.suffix.lower() in (".jpg", ".jpeg"):  # some pixels around what was drawn, where a hazard could be
+            raise FlowclasError(
+                f"self mask {path} is a JPEG, in which the robot's surroundings are not quite 0: save it as PNG"
+            )
         try:
             pixels = read_labels(path) != 0
         except FlowclasError:  # of several channels, or not readable at all
