@@ -108,6 +108,15 @@ def test_sdist_can_be_built_by_colcon_too(sdist: Path) -> None:
     assert not (sdist / "flowclas_ros" / "msg").exists()
 
 
+def test_readme_and_makefile_hold_pip_back_alike_where_a_distribution_is_sourced() -> None:
+    line = re.search(r"pip install -e .*", (ROOT / "README.md").read_text())
+    assert line is not None
+    bounds = r'"((?:numpy|opencv[\w-]*|setuptools)<\d+)"'
+    told = set(re.findall(bounds, line[0]))
+    # a venv's own setuptools is not colcon's, but what the README installs is: from 80 on, --symlink-install fails
+    assert told == {*re.findall(bounds, (ROOT / "Makefile").read_text()), "setuptools<80"}
+
+
 def message_build() -> ModuleType:
     """tools/build_messages.py as a module."""
     spec = importlib.util.spec_from_file_location("build_messages", ROOT / "tools" / "build_messages.py")
