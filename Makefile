@@ -22,14 +22,8 @@ VENV_FLAGS :=
 REQUIREMENTS := ".[training,label,bags,sim,ros,dev]"
 endif
 
-# Large images over DDS (README); what the user has set stays.
-PROFILE := $(CURDIR)/config/fastdds_large_images.xml
+# The rest of what DDS wants in the environment the demo and the tests set themselves.
 export ROS_DOMAIN_ID ?= $(shell echo $$(( $$$$ % 101 + 1 )))
-export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
-ifeq ($(FASTRTPS_DEFAULT_PROFILES_FILE)$(FASTDDS_DEFAULT_PROFILES_FILE),)
-export FASTRTPS_DEFAULT_PROFILES_FILE := $(PROFILE)
-export FASTDDS_DEFAULT_PROFILES_FILE := $(PROFILE)
-endif
 
 .PHONY: demo samples test lint types messages clean same-python
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import record
 
-from flowclas_ros.node.environment import settings_for_large_images
+from flowclas_ros.node.environment import settings_for_large_images, settings_for_this_machine_alone
 
 sys.path.insert(0, str(record.ROOT / "test"))  # the detector as a process and a peer for it are the tests' own
 
@@ -46,7 +46,7 @@ def main() -> int:
         return echo()
     # read by DDS when its first node is made; the nodes' own processes inherit it
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 101 + 1))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(settings_for_this_machine_alone(os.environ))
     os.environ.update(settings_for_large_images(os.environ))
     figures = measure(options.frames, options.device)
     for size, row in figures["sizes"].items():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowclas_ros.allocator import keep_freed_memory
-from flowclas_ros.node.environment import settings_for_large_images
+from flowclas_ros.node.environment import settings_for_large_images, settings_for_this_machine_alone
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,8 +18,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Set before anything imports rclpy, and inherited by the processes that tests start. Domain and range are not the
 # user's to choose: a test must never reach a robot.
 os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 101 + 1)
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ.pop("ROS_LOCALHOST_ONLY", None)  # the older switch would overrule the range
+for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"):
+    os.environ.pop(name, None)
+os.environ.update(settings_for_this_machine_alone(os.environ))
 os.environ.update(settings_for_large_images(os.environ))
 keep_freed_memory()
 

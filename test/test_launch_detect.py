@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flowclas_ros.node.environment import PROFILE, PROFILE_VARIABLES, settings_for_large_images
+from flowclas_ros.node.environment import (
+    PROFILE,
+    PROFILE_VARIABLES,
+    settings_for_large_images,
+    settings_for_this_machine_alone,
+)
 from flowclas_ros.node.parameters import TABLE
 
 pytestmark = pytest.mark.alone
@@ -94,6 +99,21 @@ def test_the_large_image_settings_are_given_unless_the_user_has_set_them():
     assert settings_for_large_images({}) == {name: str(PROFILE.resolve()) for name in PROFILE_VARIABLES}
     for name in PROFILE_VARIABLES:
         assert settings_for_large_images({name: "mine.xml"}) == {}
+
+
+def test_a_profile_does_not_open_what_humble_was_told_to_keep_on_this_machine():
+    humble = {"ROS_DISTRO": "humble", "ROS_LOCALHOST_ONLY": "1"}
+    assert settings_for_large_images(humble) == {}
+    assert settings_for_large_images({**humble, "ROS_LOCALHOST_ONLY": "0"})
+    assert settings_for_large_images({**humble, "ROS_DISTRO": "jazzy"})  # confined by whom it discovers
+
+
+def test_every_distribution_is_told_in_its_own_words_to_stay_on_this_machine():
+    assert settings_for_this_machine_alone({"ROS_DISTRO": "humble"}) == {"ROS_LOCALHOST_ONLY": "1"}
+    for environment in ({}, {"ROS_DISTRO": "jazzy"}, {"ROS_DISTRO": "rolling"}):
+        assert settings_for_this_machine_alone(environment) == {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    for chosen in ({"ROS_LOCALHOST_ONLY": "0"}, {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}):
+        assert settings_for_this_machine_alone({"ROS_DISTRO": "humble", **chosen}) == {}
 
 
 if importlib.util.find_spec("launch_pytest") is not None and importlib.util.find_spec("launch_ros") is not None:

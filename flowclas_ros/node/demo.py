@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from flowclas_ros import samples
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.demo_processes import Start, lines, processes
-from flowclas_ros.node.environment import settings_for_large_images
+from flowclas_ros.node.environment import settings_for_large_images, settings_for_this_machine_alone
 
 if TYPE_CHECKING:
     from flowclas_ros.node.demo_report import Outcome
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     acts = plan(options)
     for act in acts:
         act.folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(settings_for_this_machine_alone(os.environ))
     os.environ.update(settings_for_large_images(os.environ))
     # three processes share the cores: idle OpenMP threads must not spin on them
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
