@@ -21,6 +21,8 @@ os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 101 + 1)
 for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"):
     os.environ.pop(name, None)
 os.environ.update(settings_for_this_machine_alone(os.environ))
+# Humble checks the type of every field that is set, newer distributions only if told to: float32 is no float there.
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 os.environ.update(settings_for_large_images(os.environ))
 keep_freed_memory()
 
