@@ -89,3 +89,35 @@ def test_an_unknown_scene_is_named_and_ends_the_node():
     camera = start("scene:=sea")
     assert camera.wait(PATIENCE) == 2
     assert "scene 'sea' is not one of orbit, road" in camera.stderr.read()
+
+
+def test_sigterm_between_two_frames_ends_the_node_cleanly(monkeypatch):
+    """As `ros2 launch` and containers stop it: the next frame, due seconds later, has nowhere to go."""
+    from flowclas_ros.node import camera_sim, running
+
+    sent = []
+
+    class Sends:
+        def __init__(self, node):
+            self._publisher = node.create_publisher(CameraInfo, "nobody", 1)
+
+        def send(self, frame):
+            sent.append(frame)
+            self._publisher.publish(CameraInfo())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(camera_sim, "Publishers", Sends)
+    words = [word for one in ("rate:=0.5", "width:=32", "height:=24") for word in ("-p", one)]
+    made = running.run(lambda: rclpy.create_node("camera_sim"), camera_sim.stream, ["--ros-args", *words])
+    assert made == 0 and len(sent) == 1
+
+
+def test_a_publication_after_the_shutdown_is_the_end_and_no_error():
+    from flowclas_ros.node.running import run
+
+    def work(node):
+        publisher = node.create_publisher(CameraInfo, "nobody", 1)
+        rclpy.shutdown()
+        publisher.publish(CameraInfo())
+
+    assert run(lambda: rclpy.create_node("stopped"), work, []) == 0

@@ -2,7 +2,7 @@
 
 Publishes `camera/image_raw`, `camera/camera_info`, `camera/depth`, `ground_truth/mask` (0 normal, 1 anomaly, 255
 ignored), `ground_truth/objects`, and /tf where tf2_msgs is there. Parameters: scene (orbit, road), anomalies (none,
-fit, test), seed, rate, width, height. It runs until it is stopped; every 20 s a new scene of the seed's begins.
+fit, val, test), seed, rate, width, height. It runs until it is stopped; every 20 s a new scene of the seed's begins.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
@@ -109,7 +110,8 @@ class Publishers:
 def stream(node: Node) -> None:
     """Publish at the rate asked for until ROS shuts down. Raises FlowclasError as `scenes.render` does."""
     defaults = {"scene": "orbit", "anomalies": "test", "seed": 0, "rate": 10.0, "width": 320, "height": 240}
-    chosen = {name: node.declare_parameter(name, value).value for name, value in defaults.items()}
+    fixed = ParameterDescriptor(read_only=True)  # the renderer is given them once
+    chosen = {name: node.declare_parameter(name, value, fixed).value for name, value in defaults.items()}
     rate = chosen.pop("rate")
     publishers = Publishers(node)
     renderer = Renderer(domain=chosen.pop("scene"), fps=rate, **chosen)
@@ -121,7 +123,10 @@ def stream(node: Node) -> None:
             if frame is None:
                 continue
             due = due or time.monotonic()  # not before the first frame, which waits for the renderer's start
-            time.sleep(max(0.0, due - time.monotonic()))
+            while node.context.ok() and (early := due - time.monotonic()) > 0:
+                rclpy.spin_once(node, timeout_sec=early)
+            if not node.context.ok():
+                break
             publishers.send(frame)
             due += 1 / rate
             if time.monotonic() > due + LATE:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 
 from flowclas_ros.allocator import keep_freed_memory
@@ -35,6 +36,9 @@ def run(
     except (FlowclasError, InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except rclpy_implementation.RCLError:
+        if rclpy.ok():
+            raise  # else SIGTERM, which shuts ROS down from a thread of its own, came amid a publication
     finally:
         if node is not None:
             node.destroy_node()
