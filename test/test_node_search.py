@@ -89,6 +89,17 @@ def test_a_frame_that_cannot_be_scored_does_not_blind_the_other_cameras(made):
     assert done == [0, 2] and faults == [(1, "not finite")]
 
 
+def test_a_frame_that_cannot_be_read_or_interpreted_is_its_own_cameras_fault(made):
+    together, done, faults = frames(blank(), blank(), blank())
+
+    def refuse(*_):
+        raise FlowclasError("nothing is left to search")
+
+    together[0].stream.picture = together[1].stream.conclude = refuse
+    made.search.frames(together, made.settings)
+    assert done == [2] and faults == [(0, "nothing is left to search"), (1, "nothing is left to search")]
+
+
 def test_a_frame_too_old_to_search_is_left_out(made):
     together, done, faults = frames(None, blank())
     made.search.frames(together, made.settings)

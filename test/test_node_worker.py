@@ -71,6 +71,17 @@ def test_each_key_has_a_slot_and_what_lies_in_them_is_taken_together():
     assert worker.stop(TIMEOUT) and taken == [[0], [3, 2]]
 
 
+def test_what_is_cleared_is_handed_back_and_not_worked_on(held):
+    held.worker.offer("in hand")
+    assert held.begun.wait(TIMEOUT)
+    held.worker.offer("parked")
+    assert held.worker.clear() == ["parked"] and held.worker.clear() == []
+    held.gate.set()
+    for _ in range(2):
+        held.worker.call(lambda: None, TIMEOUT)
+    assert held.done == ["in hand"]
+
+
 def test_a_call_runs_on_the_workers_thread_between_items_and_hands_over_what_it_raises(held):
     held.gate.set()
     assert held.worker.call(lambda: threading.current_thread().name, TIMEOUT) == "test"
@@ -166,6 +177,7 @@ def test_frames_without_a_result_in_time_are_stale():
     status.received(5.0)
     level, text = status.verdict(5.1, STALE_AFTER)
     assert level == Level.STALE and "frames arrive, no result for 5.1 s" in text
+    assert not status.silent(5.1, STALE_AFTER) and status.silent(6.1, STALE_AFTER)
 
 
 def test_late_frames_are_named_until_one_is_searched():
