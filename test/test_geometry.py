@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -72,6 +73,27 @@ def test_stray_depth_at_an_edge_moves_no_position_and_makes_the_hazard_nearer_an
     location = locate(mask, score, regions, depth, CAMERA).locations[0]
     assert location.position == pytest.approx(CENTRE, abs=0.02)
     assert location.size[2] == pytest.approx(2.0) and location.nearest_range < 1.2
+
+
+@pytest.mark.parametrize("wall", [6.0, 30.0])
+def test_the_wall_behind_that_the_masks_edge_holds_does_not_make_the_hazard_larger(wall):
+    mask, score, regions, depth = scene()
+    expected = locate(mask, score, regions, depth, CAMERA).locations[0]
+    edge = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    depth[edge] = wall
+    location = locate(mask, score, regions, depth, CAMERA).locations[0]
+    cut = 2 * 2 * CENTRE[2]  # two pixels of each side
+    inner = expected.size[0] - cut / CAMERA.fx, expected.size[1] - cut / CAMERA.fy
+    assert location.size == pytest.approx((*inner, 0.0), abs=1e-5)
+    assert location.position == pytest.approx(expected.position, abs=1e-5)
+    assert len(location.points) == mask.sum() and location.points[:, 2].max() == wall  # a second hazard may be there
+
+
+def test_a_hazard_that_reaches_into_the_distance_is_measured_whole():
+    mask, score, regions, depth = scene()
+    rows = np.nonzero(mask.any(axis=1))[0]
+    depth[rows] = np.linspace(20.0, 3.0, len(rows))[:, None]
+    assert locate(mask, score, regions, depth, CAMERA).locations[0].size[2] == pytest.approx(17.0)
 
 
 def test_of_finer_depth_the_pixel_in_the_middle_counts():

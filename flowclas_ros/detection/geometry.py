@@ -15,6 +15,7 @@ import numpy.typing as npt
 from flowclas_ros.detection.regions import Region
 from flowclas_ros.errors import FlowclasError
 
+JUMP = 0.1  # log of the ratio of two depths with none between: what lies behind is another surface
 ASPECT_TOLERANCE = 0.02  # relative, beside the half pixel by which a resize rounds each side; a crop changes more
 
 
@@ -52,11 +53,12 @@ class Intrinsics:
 
 @dataclass(frozen=True, eq=False)
 class Location:
-    """A region in space, metres. position: median of the points, per axis. size: their extent along x, y and z.
+    """A region in space, metres. position: median of its points, per axis. size: their extent along x, y and z.
 
     nearest_range: distance from the camera to the nearest point. points: (N, 4) float32, x y z and the score (nats
-    per dimension). Extent and nearest point take every valid pixel in: a stray one at a depth edge makes the hazard
-    larger or nearer, never smaller or farther.
+    per dimension). A stray depth before the hazard makes it larger or nearer, never smaller or farther. What the mask
+    holds of the surface behind it, past a jump in depth, is among the points, but in neither position nor size: the
+    mask's edge would make a box of metres of every small thing before a far wall.
     """
 
     position: tuple[float, float, float]
@@ -165,10 +167,20 @@ def _location(
 ) -> Location:
     # rows are what the reductions run along
     xyz = np.stack([_along(u, camera.cx, camera.fx) * z, _along(v, camera.cy, camera.fy) * z, z])
-    x, y, depth = (float(value) for value in np.median(xyz, axis=1))
-    width, height, length = (float(value) for value in xyz.max(axis=1) - xyz.min(axis=1))
+    own = xyz[:, _not_behind(z, float(np.median(z)))]
+    x, y, depth = (float(value) for value in np.median(own, axis=1))
+    width, height, length = (float(value) for value in own.max(axis=1) - own.min(axis=1))
     nearest = float(np.sqrt(np.einsum("ij,ij->j", xyz, xyz).min()))
     return Location((x, y, depth), (width, height, length), nearest, np.column_stack([*xyz, score]))
+
+
+def _not_behind(z: npt.NDArray[np.float32], middle: float) -> npt.NDArray[np.bool_]:
+    """(N,) which depths are not behind the first jump beyond `middle`. By steps of JUMP: sorting would take longer."""
+    steps = np.floor(np.log(np.append(z, np.float32(middle))) / JUMP).astype(np.intp)
+    steps -= steps.min()
+    own, middle_step = steps[:-1], steps[-1]
+    jumps = np.flatnonzero(np.bincount(own)[middle_step:] == 0)
+    return own < middle_step + jumps[0] if len(jumps) else np.ones(len(z), dtype=np.bool_)
 
 
 def _along(pixels: np.ndarray, centre: float, focal: float) -> npt.NDArray[np.float32]:
