@@ -156,7 +156,7 @@ except FlowclasError as error:
 def test_a_small_rate_is_said_and_not_rounded_to_none(tmp_path, checkpoint, capsys):
     write(tmp_path / "images/0.png")
     write(tmp_path / "masks/0.png", mask=True)
-    evaluate(tmp_path, checkpoint, "folder", tmp_path, "--false_alarm_rate", 1e-5)
+    evaluate(tmp_path, checkpoint, "folder", tmp_path, "--false-alarm-rate", 1e-5)
     assert "at the threshold for 0.001 % false alarms: recall" in capsys.readouterr().out
 
 

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="folder of the benchmark; for a manifest, the csv file")
     parser.add_argument("--json", required=True, type=Path, help="file for the figures; pictures are written beside it")
     parser.add_argument(
-        "--false_alarm_rate",
+        "--false-alarm-rate",
+        "--false_alarm_rate",  # as the option was spelt first
         type=float,
         default=DEFAULT_FALSE_ALARM_RATE,
         help="also report recall at the calibration's threshold for this rate (default: %(default)s)",
