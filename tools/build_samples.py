@@ -42,7 +42,8 @@ SPLITS = {
     "fit": (range(0, 40), "none"),
 }
 EXPOSED = {"orbit": 1350, "road": 200}  # scenes of that split: in orbit foreign things are harder to tell
-EPOCHS = {"orbit": (84, 42, 42, 42, 42), "road": (42,)}  # of the distillation, which begins anew at what it has learned so far
+# epochs of the distillation, round by round: each begins at what the one before has learned
+EPOCHS = {"orbit": (84, 42, 42, 42, 42), "road": (42,)}
 QUALITIES = (75, 99)  # of the JPEG that half of the frames go through: from, and below
 BAG_SEED = 2000  # from here to 2999 seeds are for tests: benchmarks/samples.py takes those after it
 CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
