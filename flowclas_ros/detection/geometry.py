@@ -179,8 +179,8 @@ def _not_behind(z: npt.NDArray[np.float32], middle: float) -> npt.NDArray[np.boo
     steps = np.floor(np.log(np.append(z, np.float32(middle))) / JUMP).astype(np.intp)
     steps -= steps.min()
     own, middle_step = steps[:-1], steps[-1]
-    jumps = np.flatnonzero(np.bincount(own)[middle_step:] == 0)
-    return own < middle_step + jumps[0] if len(jumps) else np.ones(len(z), dtype=np.bool_)
+    filled = np.append(np.bincount(own)[middle_step:] > 0, False)  # nothing lies beyond the farthest
+    return own < middle_step + filled.argmin()
 
 
 def _along(pixels: np.ndarray, centre: float, focal: float) -> npt.NDArray[np.float32]:
