@@ -3,6 +3,7 @@
 import json
 import os
 
+import cv2
 import numpy as np
 import pytest
 
@@ -129,6 +130,9 @@ def test_the_folder_is_what_a_fit_and_an_evaluation_read(tmp_path):
     objects = open_outliers(config.outliers)
     assert objects.cutout(len(objects) - 1).shape[2] == 4
     assert len(pair_folders(folder / "images", folder / "masks")) == 3
+    numbers = cv2.imread(str(folder / "objects" / "scene_0001" / "000002.png"), cv2.IMREAD_UNCHANGED)
+    assert numbers.dtype == np.uint16
+    np.testing.assert_array_equal(numbers, truth[2].objects)
     cameras = json.loads((folder / "cameras.json").read_text())
     np.testing.assert_allclose(cameras["scene_0001/000002"]["world_from_optical"], truth[2].camera_pose)
 
@@ -139,6 +143,8 @@ def test_what_exists_is_kept_and_what_breaks_off_leaves_nothing(tmp_path, capsys
     assert "exists" in capsys.readouterr().err and (tmp_path / "a.mcap").read_text() == "mine"
     assert simulate(tmp_path / "bag") == 2
     assert ".mcap" in capsys.readouterr().err
+    assert simulate(tmp_path / "c", "--format", "folder", "--compressed") == 2
+    assert "--compressed is for a bag" in capsys.readouterr().err
 
     first = expected()[0]
 

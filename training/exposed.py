@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flowclas_ros.detection.images import read_image
+from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.benchmarks import pair_folders
 
 
@@ -22,6 +23,7 @@ class ExposedDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folder: str) -> None:
+        self.folder = folder
         self.pairs = pair_folders(Path(folder) / "images", Path(folder) / "masks")
 
     def __len__(self) -> int:
@@ -39,6 +41,14 @@ class ExposedDataset(Dataset[dict[str, Any]]):
     def name(self, index: int) -> str:
         """The image's file name."""
         return self.pairs[index].image.name
+
+    def require_outliers(self) -> None:
+        """Raises FlowclasError when no mask marks an outlier."""
+        if not any((self.read(index)[1] == 1).any() for index in range(len(self))):
+            raise FlowclasError(
+                f"no mask in '{self.folder}/masks' marks an outlier (1), so nothing can be told from the normal world: "
+                "give scenes that hold some"
+            )
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compressed",
         action="store_true",
-        help="JPEG on image_raw/compressed instead of image_raw, and depth rounded to 0.5 %%",
+        help="of a bag: JPEG on image_raw/compressed instead of image_raw, and depth rounded to 0.5 %%",
     )
     parser.add_argument(
         "--no-depth", action="store_true", help="leave out the depth, which is most of a compressed bag"
@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.format == "bag" and output.suffix != ".mcap":
         raise FlowclasError(f"output {output} does not end in .mcap: name it so, or give --format folder")
+    if arguments.format == "folder" and arguments.compressed:
+        raise FlowclasError("--compressed is for a bag: leave it out, or give --format bag")
     try:
         with progress_bar(arguments.scene, arguments.frames, "frames") as advance:
             if arguments.format == "bag":
@@ -161,7 +163,9 @@ def _mcap(path: Path) -> Iterator[Any]:
 
 
 def _write_folder(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFrame]) -> None:
-    """images/, masks/ and depth/ with a folder a scene, cutouts/ of the fit kinds, cameras.json."""
+    """images/, masks/, objects/ (their numbers) and depth/ with a folder a scene, cutouts/ of the fit kinds,
+    cameras.json.
+    """
     from flowclas_ros.node.scene_messages import DEPTH, images
     from flowclas_ros.training.scenes.episodes import frames_per_scene
 
@@ -175,6 +179,7 @@ def _write_folder(arguments: argparse.Namespace, frames: Iterator[scenes.SceneFr
             name = f"scene_{index // each:04d}/{index:06d}"
             write_png(folder / "images" / f"{name}.png", frame.image)
             write_png(folder / "masks" / f"{name}.png", frame.mask)
+            write_png(folder / "objects" / f"{name}.png", frame.objects)
             if not arguments.no_depth:
                 shape = frame.mask.shape
                 write_png(folder / "depth" / f"{name}.png", images(frame)[DEPTH]["data"].view(np.uint16).reshape(shape))
