@@ -6,7 +6,7 @@
 
 Writes benchmarks/results/<grid>.json, .md and .png: means with 95 % confidence intervals over the seeds, and the
 difference from the base row, paired by seed. Runs that a stopped call has finished are kept, so calling it again goes
-on where it was.
+on where it was; where the grid file gives a row other options by now, that row is run again.
 """
 
 from __future__ import annotations
@@ -87,12 +87,15 @@ def main(argv: list[str] | None = None) -> None:
     kit = kit_folder()
     tests = {name: (kit / place / "images", kit / place / "masks") for name, place in grid.tests.items()}
 
+    def switches(row: str) -> list[str]:
+        return grid.switches(row, quick=arguments.quick)
+
     def measure_row(row: str, seed: int) -> Run:
         place = arguments.keep / row / str(seed) if arguments.keep else None
-        return measure(ROOT / grid.config, grid.switches(row, quick=arguments.quick), seed, tests, kit, place)
+        return measure(ROOT / grid.config, switches(row), seed, tests, kit, place)
 
     name = arguments.grid.stem + ("_quick" if arguments.quick else "")
-    report(name, grid, *complete(name, arguments.rows or grid.rows, arguments.seeds, measure_row))
+    report(name, grid, *complete(name, arguments.rows or grid.rows, arguments.seeds, measure_row, switches))
 
 
 def report(name: str, grid: Grid, runs: list[Run], failed: list[str]) -> None:

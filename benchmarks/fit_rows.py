@@ -81,23 +81,31 @@ def kept_runs(name: str) -> list[Run]:
 
 
 def complete(
-    name: str, rows: Iterable[str], seeds: Sequence[int], measure_row: Callable[[str, int], Run], **about: Any
+    name: str,
+    rows: Iterable[str],
+    seeds: Sequence[int],
+    measure_row: Callable[[str, int], Run],
+    switches: Callable[[str], Sequence[str]] | None = None,
+    **about: Any,
 ) -> tuple[list[Run], list[str]]:
     """Do the runs that the result file lacks, writing it after each; all runs, and what failed.
 
-    A run that fails is named and left for the next call, which tries it again; the others go on.
+    ``switches`` tells a row's options: a run of other ones than these is done again and replaced. A run that fails is
+    named and left for the next call, which tries it again; the others go on.
     """
     rows = list(rows)
     runs, failed = kept_runs(name), []
     for seed in seeds:  # seed by seed: a grid that is stopped early has every row, if from fewer seeds
         for row in rows:
-            if any(run["row"] == row and run["seed"] == seed for run in runs):
+            same = [run for run in runs if run["row"] == row and run["seed"] == seed]
+            if any(switches is None or run["switches"] == list(switches(row)) for run in same):
                 continue
             try:
-                runs.append({"row": row, **measure_row(row, seed)})
+                done = {"row": row, **measure_row(row, seed)}
             except subprocess.CalledProcessError:
                 failed.append(f"{row}, seed {seed}")
                 continue
+            runs = [*(run for run in runs if run not in same), done]
             save(name, runs, rows, **about)
     return runs, failed
 

@@ -73,6 +73,21 @@ def test_a_grid_gives_one_table_goes_on_where_it_stopped_and_names_what_failed(r
     assert cv2.imread(str(root / "out" / "grid_quick.png")).shape[1] > 300
 
 
+def test_a_row_whose_options_changed_is_run_again_and_replaced(root, calls):
+    grid = root / "grid.yaml"
+    command = [str(grid), "--quick", "--seeds", "0", "--rows", "contrastive", "NLL only"]
+    fit_grid.main(command)
+    grid.write_text(grid.read_text().replace("trainer.max_minutes: 5", "trainer.max_minutes: 5, loss.alpha: 2"))
+    fit_grid.main(command)
+    fits = [call for call in calls if call[0] == "fit"]
+    assert ["--loss.alpha" in fit for fit in fits] == [False, False, True]
+    runs = json.loads((root / "out" / "grid_quick.json").read_text())["runs"]
+    assert sorted((run["row"], "--loss.alpha" in run["switches"]) for run in runs) == [
+        ("NLL only", False),
+        ("contrastive", True),
+    ]
+
+
 def test_a_kept_fit_is_measured_again_and_not_fitted(root, calls):
     command = [
         str(root / "grid.yaml"),
