@@ -50,10 +50,17 @@ def overridden(node: Any, qos: QoSProfile, topic: str, side: str) -> QoSProfile:
         value = node.get_parameter(name).value
         if value is not None:
             try:
-                setattr(qos, policy, int(value) if kind is int else kind.get_from_short_key(str(value)))
+                setattr(qos, policy, _depth(value) if kind is int else kind.get_from_short_key(str(value)))
             except (KeyError, ValueError) as error:
                 raise FlowclasError(f"{name} '{value}' is not a value of that policy: {error}") from error
     return qos
+
+
+def _depth(value: Any) -> int:
+    """Raises ValueError for what rcl would refuse without a word of the parameter, or round."""
+    if type(value) is not int or value < 0:
+        raise ValueError("give a whole number, 0 for the middleware's own")
+    return value
 
 
 def output_qos(depth: int = 1) -> QoSProfile:

@@ -1,0 +1,178 @@
+"""One camera's subscriptions in this process: what they hand on, and what they leave behind."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from node_support import ANSWER_TIMEOUT, image_message
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+from builtin_interfaces.msg import Time  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
+
+from flowclas_ros.errors import FlowclasError  # noqa: E402
+from flowclas_ros.node.inputs import Inputs  # noqa: E402
+from flowclas_ros.node.parameters import Settings  # noqa: E402
+from flowclas_ros.node.self_mask import SelfMask  # noqa: E402
+
+
+@pytest.fixture
+def made():
+    """Makes Inputs on a node with parameters: .inputs, .node, .delivered, .wanted to set, and .spin_until."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    executor = SingleThreadedExecutor(context=context)
+    nodes = []
+
+    def make(**parameters):
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        node = rclpy.create_node("detector", context=context, parameter_overrides=overrides)
+        nodes.append(node)
+        executor.add_node(node)
+        found = SimpleNamespace(node=node, delivered=[], wanted=True)
+        found.inputs = Inputs(node, "", lambda *_: None, lambda: found.wanted, found.delivered.append)
+        found.spin_until = spin_until
+        return found
+
+    def spin_until(condition, what):
+        end = time.monotonic() + ANSWER_TIMEOUT
+        while not condition():
+            assert time.monotonic() < end, what
+            executor.spin_once(timeout_sec=0.02)
+
+    yield make
+    executor.shutdown()
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+def subscriptions(node):
+    """By topic, without rclpy's own."""
+    return {one.topic_name: one for one in node.subscriptions if one.topic_name not in ("/clock", "/parameter_events")}
+
+
+def hand(node, topic, message):
+    """As the executor does when the message has come."""
+    subscriptions(node)[topic].callback(message)
+
+
+def image(seconds=1):
+    return image_message(np.zeros((4, 6, 3), np.uint8), stamp=Time(sec=seconds))
+
+
+def depth(seconds=1):
+    return image_message(np.ones((4, 6), np.float32), "32FC1", Time(sec=seconds))
+
+
+def test_what_is_shut_leaves_no_subscription_and_no_timer_and_tells_how_many_frames_were_held_back(made):
+    one = made()
+    before = len(list(one.node.timers))
+    settings = Settings(depth=True, depth_wait=10.0)
+    for _ in range(2):
+        one.inputs.open(settings, SelfMask(live=True))
+        assert set(subscriptions(one.node)) == {"/image", "/depth", "/camera_info", "/self_mask"}
+        hand(one.node, "/depth", depth(1))
+        for second in (100, 101):
+            hand(one.node, "/image", image(second))
+        assert not one.delivered  # held back for their depth
+        assert one.inputs.shut() == 2
+        assert not subscriptions(one.node) and len(list(one.node.timers)) == before
+        assert one.inputs.shut() == 0
+    assert not one.delivered
+
+
+def test_a_frame_waits_for_its_depth_by_the_wall_clock_also_where_the_simulations_stands_still(made):
+    one = made(use_sim_time=True)
+    one.inputs.open(Settings(depth=True, depth_wait=0.05), None)
+    hand(one.node, "/depth", depth(1))
+    sent = image(100)
+    hand(one.node, "/image", sent)
+    one.spin_until(lambda: one.delivered, "the frame without its depth")
+    (frame,) = one.delivered
+    assert frame.image is sent and frame.depth is None and "no depth within" in frame.reason
+
+
+@pytest.mark.parametrize("with_depth", [False, True])
+def test_a_frame_carries_the_newest_camera_info(made, with_depth):
+    """For the outputs' own, which depth has no part in."""
+    one = made()
+    one.inputs.open(Settings(depth=with_depth), None)
+    infos = [CameraInfo(width=6), CameraInfo(width=7)]
+    hand(one.node, "/image", image(1))
+    for second, info in enumerate(infos, 2):
+        hand(one.node, "/camera_info", info)
+        hand(one.node, "/image", image(second))
+    assert [frame.camera_info for frame in one.delivered] == [None, *infos]
+
+
+@pytest.mark.parametrize("with_depth", [False, True])
+def test_a_frame_that_is_not_wanted_goes_nowhere(made, with_depth):
+    one = made()
+    one.inputs.open(Settings(depth=with_depth), None)
+    one.wanted = False
+    hand(one.node, "/image", image())
+    assert not one.delivered and one.inputs.shut() == 0
+
+
+def test_where_no_image_comes_from_is_told_with_the_other_transport_if_that_is_there(made):
+    one = made()
+    one.inputs.open(Settings(transport="compressed"), None)
+    assert one.inputs.absence() == ": nobody publishes /image/compressed"
+    one.node.create_publisher(Image, "image", 1)
+    told = ": nobody publishes /image/compressed, but /image is there (transport: raw)"
+    one.spin_until(lambda: one.inputs.absence() == told, "the raw image being found")
+    one.node.create_publisher(CompressedImage, "image/compressed", 1)
+    one.spin_until(lambda: one.inputs.absence() == " on /image/compressed", "the compressed image being found")
+
+
+def test_every_subscription_has_the_qos_of_the_parameters_and_the_overrides_of_its_own_topic(made):
+    one = made(
+        **{
+            "qos_overrides./image.subscription.depth": 3,
+            "qos_overrides./depth.subscription.reliability": "best_effort",
+            "qos_overrides./camera_info.subscription.durability": "transient_local",
+            "qos_overrides./self_mask.subscription.history": "keep_all",
+            "qos_overrides./image.publisher.depth": 9,  # another side's
+        }
+    )
+    one.inputs.open(Settings(depth=True, qos="reliable", qos_depth=7), SelfMask(live=True))
+    found = {topic: one_of.qos_profile for topic, one_of in subscriptions(one.node).items()}
+    assert {topic: qos.depth for topic, qos in found.items() if qos.history == HistoryPolicy.KEEP_LAST} == {
+        "/image": 3,
+        "/depth": 7,
+        "/camera_info": 7,
+    }
+    best_effort = {topic for topic, qos in found.items() if qos.reliability == ReliabilityPolicy.BEST_EFFORT}
+    latched = {topic for topic, qos in found.items() if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL}
+    assert (best_effort, latched) == ({"/depth"}, {"/camera_info"})
+
+
+@pytest.mark.parametrize(
+    ("policy", "value"),
+    [
+        ("reliability", "sometimes"),
+        ("durability", 1),
+        ("history", ["keep_all"]),
+        ("depth", "many"),
+        ("depth", -1),
+        ("depth", 2.5),
+        ("depth", True),
+        ("depth", [5]),
+    ],
+)
+def test_a_qos_override_that_cannot_be_is_one_line_naming_it(made, policy, value):
+    """And not rcl's `invalid allocator`, of which nobody could tell what to correct."""
+    name = f"qos_overrides./image.subscription.{policy}"
+    one = made(**{name: value})
+    with pytest.raises(FlowclasError, match=f"{name} '.*' is not a value of that policy") as caught:
+        one.inputs.open(Settings(), None)
+    assert "\n" not in str(caught.value)
+    one.inputs.shut()
+    assert not subscriptions(one.node)
