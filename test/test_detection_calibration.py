@@ -106,6 +106,19 @@ def test_the_stored_table_is_small_and_gives_the_same_thresholds_after_a_round_t
     np.testing.assert_allclose(again.heat(score), calibration.heat(score), atol=1e-4)
 
 
+def test_the_share_above_a_threshold_is_told_at_between_and_beyond_the_scores_seen():
+    calibration = Calibration.fit([np.float32([0, 1, 1, 2]), np.float32([1, 2, 2, 3])])
+    expected = {-1.0: 1.0, 0.0: 7 / 8, 0.5: 7 / 8, 1.0: 4 / 8, 2.0: 1 / 8, 2.9: 1 / 8, 3.0: 0.0, 9.0: 0.0}
+    for threshold, share in expected.items():
+        assert calibration.share_above(threshold) == pytest.approx(share, abs=1e-9)
+
+
+def test_a_frame_without_pixels_takes_nothing_from_its_scenes_other_frames():
+    scene = np.arange(10, dtype=np.float32)
+    calibration = Calibration.fit([[scene[:5], scene[:0], scene[5:]]])
+    assert calibration.pixels == 10 and calibration.share_above(4.0) == pytest.approx(0.5)
+
+
 def test_fit_reads_a_stream_of_scenes_once():
     assert Calibration.fit(scene for scene in scenes_of(5)).scenes == 5
 
@@ -159,7 +172,14 @@ def test_heat_is_the_decades_of_rarity_monotone_and_saturates_above_everything_s
 
 @pytest.mark.parametrize(
     ("scenes", "words"),
-    [([], "0 scenes"), ([np.zeros(0)], "no pixel"), ([np.array([1.0, np.nan])], "non-finite")],
+    [
+        ([], "0 scenes"),
+        ([np.zeros(0)], "no pixel"),
+        ([iter([])], "scene 0 holds no pixel"),
+        ([np.array([1.0, np.nan])], "non-finite"),
+        ([np.zeros(3), np.array([np.inf, 1.0])], "scene 1 holds a non-finite"),
+        ([np.array([1.0, -np.inf])], "non-finite"),  # sorts first, where NaN and inf sort last
+    ],
 )
 def test_scenes_that_cannot_calibrate_are_refused_by_name(scenes, words):
     with pytest.raises(FlowclasError, match=words):
@@ -172,7 +192,19 @@ def test_a_rate_that_is_no_share_is_refused(rate):
         Calibration.fit(scenes_of(3)).threshold(rate)
 
 
-@pytest.mark.parametrize("change", [{"rates": [0.1]}, {"thresholds": "x"}, {"scenes": 0}, {"rates": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rates": [0.1]},
+        {"thresholds": "x"},
+        {"scenes": 0},
+        {"rates": None},
+        {"rates": [0.1, 0.5, 0.0], "thresholds": [1.0, 2.0, 3.0]},  # a lower threshold with fewer false alarms
+        {"rates": [0.5, 0.1, 0.0], "thresholds": [1.0, 3.0, 2.0]},
+        {"rates": [0.5, 0.2, 0.1], "thresholds": [1.0, 2.0, 3.0]},  # no threshold for a rate below 0.1
+        {"rates": [0.5, float("nan"), 0.0], "thresholds": [1.0, 2.0, 3.0]},
+    ],
+)
 def test_a_damaged_table_is_refused(change):
     table = {**Calibration.fit(scenes_of(3)).to_dict(), **change}
     with pytest.raises(FlowclasError, match="calibrat"):

@@ -77,6 +77,7 @@ def test_a_frame_scores_the_same_alone_and_in_a_batch_of_several_cameras(checkpo
     detector = Detector(checkpoint, device="cpu", false_alarm_rate=0.2)
     images = frames(3)
     together = detector.detect_batch(images)
+    assert len(together) == 3
     for image, detection in zip(images, together, strict=True):
         np.testing.assert_allclose(detection.score, detector.detect(image).score, atol=1e-5)
 
@@ -151,6 +152,8 @@ def test_an_uncalibrated_checkpoint_needs_a_threshold_and_works_with_one(uncalib
     np.testing.assert_array_equal(detection.mask, detection.score > np.float32(0.5))
     assert not detector.guaranteed
     assert 0 <= detection.heat.min() <= detection.heat.max() <= 1
+    far_below, just_there, far_above = detector.heat(np.float32([-1e9, 0.5, 1e9]))
+    assert far_below < 0.01 and just_there == 0.5 and far_above > 0.99
     with pytest.raises(FlowclasError, match="calibrated"):
         detector.set_false_alarm_rate(0.1)
 
@@ -163,6 +166,15 @@ def test_a_rate_below_what_the_scenes_support_is_warned_about(checkpoint, caplog
     caplog.clear()
     assert Detector(checkpoint, device="cpu", false_alarm_rate=0.2).guaranteed
     assert not caplog.records
+
+
+def test_a_threshold_that_is_set_by_hand_takes_the_guarantee_away_until_a_rate_is_asked_for(checkpoint):
+    detector = Detector(checkpoint, device="cpu", false_alarm_rate=0.2)
+    by_rate = detector.threshold
+    detector.set_threshold(by_rate)
+    assert (detector.guaranteed, detector.false_alarm_rate) == (False, None)
+    detector.set_threshold(None, 0.2)
+    assert (detector.guaranteed, detector.false_alarm_rate, detector.threshold) == (True, 0.2, by_rate)
 
 
 def test_a_score_that_is_not_finite_is_an_error_and_never_a_clear_mask(checkpoint, monkeypatch):
@@ -242,6 +254,7 @@ def test_a_batch_of_unequal_sizes_or_of_none_is_refused(checkpoint):
         ({"precision": "fp16"}, "fp16.*CUDA"),
         ({"min_area": 0}, "min_area 0"),
         ({"threshold": float("nan")}, "threshold nan"),
+        ({"threshold": float("inf")}, "threshold inf"),
         ({"false_alarm_rate": 2.0}, "false_alarm_rate 2"),
     ],
 )

@@ -49,6 +49,9 @@ def test_16_bit_colour_with_alpha_is_laid_over_black(tmp_path):
     read = images.read_image(tmp_path / "a.png")
     assert (read[:, :5] == 0).all()
     np.testing.assert_array_equal(read[:, 5:], deep_to_8_bit(DEEP[:, 5:]))
+    half = np.full((12, 17, 1), 32768, np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), np.concatenate([DEEP[..., ::-1], half], axis=2))
+    np.testing.assert_allclose(images.read_image(tmp_path / "a.png"), DEEP / 257.0 / 2, atol=1)
 
 
 def test_cmyk_is_converted_to_the_colours_it_stands_for(tmp_path):
@@ -127,6 +130,23 @@ def test_missing_files_folders_and_floating_point_images_are_refused_by_name(tmp
         images.read_image(tmp_path / "f.tiff")
 
 
+@pytest.mark.parametrize("value", [65536, -1])
+def test_a_value_that_16_bits_do_not_hold_is_refused_and_not_wrapped_round(tmp_path, value):
+    Image.fromarray(np.int32([[0, value]])).save(tmp_path / "i.tiff")
+    with pytest.raises(FlowclasError, match=r"i\.tiff holds 32-bit values"):
+        images.read_image(tmp_path / "i.tiff")
+    Image.fromarray(np.int32([[0, 65535]])).save(tmp_path / "i.tiff")
+    np.testing.assert_array_equal(images.read_image(tmp_path / "i.tiff")[..., 0], [[0, 255]])
+
+
+def test_a_picture_goes_through_jpeg_with_its_colours_where_they_were():
+    flat = np.zeros((16, 16, 3), np.uint8) + np.uint8([200, 30, 60])
+    assert np.abs(images.through_jpeg(flat, 90).astype(int) - flat).max() < 6
+    noise = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    far, near = (np.abs(images.through_jpeg(noise, quality).astype(int) - noise).mean() for quality in (10, 95))
+    assert far > near
+
+
 def test_compressed_bytes_decode_like_the_file(tmp_path):
     data = photo(tmp_path / "a.png")
     np.testing.assert_array_equal(images.decode_image(data, "x"), images.read_image(tmp_path / "a.png"))
@@ -162,14 +182,12 @@ def test_a_mask_of_other_values_channels_or_size_is_refused_with_what_it_holds(t
 
 
 def test_a_folder_lists_its_images_in_order_without_hidden_and_other_files(tmp_path):
-    for name in ("b.JPG", "a.png", "sub/c.webp", ".hidden.png", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [str(path.relative_to(tmp_path)) for path in images.list_images(tmp_path)] == [
-        "a.png",
-        "b.JPG",
-        "sub/c.webp",
-    ]
+    folder = tmp_path / ".local" / "drive"  # a folder that is asked for may itself lie in a hidden one
+    (folder / "taken_for.png").mkdir(parents=True)
+    for name in ("b.JPG", "a.png", "sub/c.webp", ".hidden.png", ".thumbnails/a.png", "notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert [str(path.relative_to(folder)) for path in images.list_images(folder)] == ["a.png", "b.JPG", "sub/c.webp"]
 
 
 def test_a_folder_without_images_or_that_is_not_there_is_an_error(tmp_path):
@@ -185,12 +203,15 @@ def test_written_files_read_back_exactly_and_leave_nothing_beside_them(tmp_path)
     images.write_tiff(tmp_path / "new" / "s.tiff", score)
     images.write_png(tmp_path / "new" / "c.png", RGB)
     images.write_png(tmp_path / "new" / "g.png", RGB[..., 0])
+    rgba = np.dstack([RGB, RGB[..., 0]])
+    images.write_png(tmp_path / "new" / "t.png", rgba)
     images.write_json(tmp_path / "new" / "j.json", {"a": 1.5})
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "s.tiff")), score)
     np.testing.assert_array_equal(images.read_image(tmp_path / "new" / "c.png"), RGB)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "g.png")), RGB[..., 0])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "t.png")), rgba)
     assert json.loads((tmp_path / "new" / "j.json").read_text()) == {"a": 1.5}
-    assert sorted(os.listdir(tmp_path / "new")) == ["c.png", "g.png", "j.json", "s.tiff"]
+    assert sorted(os.listdir(tmp_path / "new")) == ["c.png", "g.png", "j.json", "s.tiff", "t.png"]
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
