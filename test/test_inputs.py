@@ -99,6 +99,26 @@ def test_a_frame_waits_for_its_depth_by_the_wall_clock_also_where_the_simulation
     assert frame.image is sent and frame.depth is None and "no depth within" in frame.reason
 
 
+@pytest.mark.parametrize(
+    ("values", "delivered", "paired"),
+    [
+        ({"depth_wait": 10.0}, [], False),
+        ({"depth_wait": 0.0, "depth_slop": 0.5}, [3, 4, 5], False),
+        ({"depth_wait": 10.0, "depth_queue": 2}, [3], False),
+        ({"depth_wait": 10.0, "depth_slop": 3.0}, [3], True),  # with the depth of second 1
+    ],
+    ids=["held", "wait", "queue", "slop"],
+)
+def test_how_long_how_many_and_how_far_from_its_depth_a_frame_waits_is_the_parameters(made, values, delivered, paired):
+    one = made()
+    one.inputs.open(Settings(depth=True, **values), None)
+    hand(one.node, "/depth", depth(1))
+    for second in (3, 4, 5):
+        hand(one.node, "/image", image(second))
+    assert [frame.image.header.stamp.sec for frame in one.delivered] == delivered
+    assert all((frame.depth is not None) == paired for frame in one.delivered)
+
+
 @pytest.mark.parametrize("with_depth", [False, True])
 def test_a_frame_carries_the_newest_camera_info(made, with_depth):
     """For the outputs' own, which depth has no part in."""
