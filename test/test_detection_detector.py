@@ -82,6 +82,13 @@ def test_a_frame_scores_the_same_alone_and_in_a_batch_of_several_cameras(checkpo
         np.testing.assert_allclose(detection.score, detector.detect(image).score, atol=1e-5)
 
 
+def test_a_frames_time_is_its_equal_share_of_its_batchs(checkpoint, monkeypatch):
+    detector = Detector(checkpoint, device="cpu")
+    measured = (np.zeros((2, H, W), np.float32), {"infer": 0.5})
+    monkeypatch.setattr(detector._scorer, "score_batch", lambda images: measured)
+    assert [one.timings["infer"] for one in detector.detect_batch(frames(2))] == [0.25, 0.25]
+
+
 def test_a_detection_keeps_its_score_when_the_next_frame_comes(checkpoint):
     detector = Detector(checkpoint, device="cpu", false_alarm_rate=0.2)
     first, second = frames(2)

@@ -147,6 +147,14 @@ def test_a_picture_goes_through_jpeg_with_its_colours_where_they_were():
     assert far > near
 
 
+def test_the_size_in_the_header_is_width_and_height_and_unknown_for_what_is_no_image(tmp_path):
+    photo(tmp_path / "a.png")
+    Image.fromarray(RGB).save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_bytes(b"hello")
+    names = ("a.png", "b.png", "c.png", "gone.png")
+    assert [images.size_in_header(tmp_path / name) for name in names] == [(100, 100), (17, 12), None, None]
+
+
 def test_compressed_bytes_decode_like_the_file(tmp_path):
     data = photo(tmp_path / "a.png")
     np.testing.assert_array_equal(images.decode_image(data, "x"), images.read_image(tmp_path / "a.png"))
