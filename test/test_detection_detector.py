@@ -64,6 +64,8 @@ def test_a_frame_gives_the_models_own_score_and_mask_regions_and_heat_that_follo
     assert 0 < detection.mask.sum() < H * W
     assert detection.regions
     assert all(region.area >= 4 for region in detection.regions)
+    detector.min_area = H * W
+    assert detector.detect(image).regions == []
     assert detection.heat.dtype == np.float32
     assert detection.heat.min() >= 0
     assert detection.heat.max() <= 1
@@ -147,7 +149,10 @@ def test_bf16_keeps_a_float32_score_close_to_fp32(checkpoint):
     image = frames(1)[0]
     exact = Detector(checkpoint, device="cpu").detect(image).score
     half = Detector(checkpoint, device="cpu", precision="bf16").detect(image).score
-    assert half.dtype == np.float32
+    assert half.dtype == np.float32 and (half != exact).any()
+    moved = Detector(checkpoint, device="cpu")
+    moved.move("cpu", "bf16")
+    np.testing.assert_array_equal(moved.detect(image).score, half)
     np.testing.assert_allclose(half, exact, atol=0.05 * np.ptp(exact) + 0.05)
 
 

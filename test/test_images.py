@@ -187,6 +187,8 @@ def test_a_mask_of_other_values_channels_or_size_is_refused_with_what_it_holds(t
     Image.fromarray(np.zeros((5, 8), np.uint8)).save(path)
     with pytest.raises(FlowclasError, match=r"m\.png is 8x5 and a\.png is 9x6"):
         images.read_mask(path, size_of=np.zeros((6, 9, 3), np.uint8), image_name="a.png")
+    with pytest.raises(FlowclasError, match=r"m\.png is 8x5 and its image is 9x5"):
+        images.read_mask(path, size_of=np.zeros((5, 9, 3), np.uint8))
 
 
 def test_a_folder_lists_its_images_in_order_without_hidden_and_other_files(tmp_path):
