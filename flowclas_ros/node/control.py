@@ -80,7 +80,8 @@ class Control:
         detector = controlled.detector
         if detector is not None:
             response.name, response.sha256 = str(detector.header["name"]), str(detector.header["sha256"])
-        response.message = f"{reason}; the one in use stays" if reason else f"checkpoint '{response.name}' is in use"
+        stays = "" if detector is None else "; the one in use stays"  # None: cleaned up meanwhile
+        response.message = reason + stays if reason else f"checkpoint '{response.name}' is in use"
         return response
 
     def _load(self, path: str, settings: Settings, swap: Callable[[Detector], None], done: Future) -> None:

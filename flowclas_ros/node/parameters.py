@@ -205,7 +205,7 @@ def refusal(settings: Settings, changes: Mapping[str, Any], configured: bool) ->
     """
     for name, value in changes.items():
         entry = TABLE.get(name)
-        if entry is None or _same(_plain(value), getattr(settings, name)):
+        if entry is None or _plain(value) == getattr(settings, name):
             continue
         if configured and not entry.metadata["live"]:
             return f"{name} takes effect when the node configures: deactivate and clean up first"
@@ -247,8 +247,3 @@ def _cameras_contradiction(cameras: tuple[str, ...]) -> str:
 def _plain(value: Any) -> Any:
     """Lists and arrays, as rclpy gives them, as tuples."""
     return tuple(value) if isinstance(value, (list, tuple)) or hasattr(value, "typecode") else value
-
-
-def _same(value: Any, other: Any) -> bool:
-    both_nan = isinstance(value, float) and isinstance(other, float) and math.isnan(value) and math.isnan(other)
-    return both_nan or (type(value) is type(other) and value == other)
