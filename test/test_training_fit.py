@@ -65,11 +65,11 @@ def test_scenes_that_hold_outliers_are_what_a_checkpoint_is_chosen_by_and_not_wh
 def test_scenes_to_choose_by_that_hold_no_outlier_are_refused_before_the_fit(fit_root):
     image = cv2.imread(str(fit_root / "val/000.png"))
     for kind, picture in (("images", image), ("masks", np.zeros(image.shape[:2], np.uint8))):
-        (fit_root / "empty" / kind).mkdir(parents=True)
-        cv2.imwrite(str(fit_root / "empty" / kind / "0.png"), picture)
-    with pytest.raises(FlowclasError, match=r"no mask in '.*empty/masks' marks an outlier"):
-        fit(fit_root, "none", "--data.exposed_val", str(fit_root / "empty"))
-    assert not (fit_root / "none" / "last.ckpt").exists()
+        (fit_root / "unmarked" / kind).mkdir(parents=True)
+        cv2.imwrite(str(fit_root / "unmarked" / kind / "0.png"), picture)
+    with pytest.raises(FlowclasError, match=r"no mask in '.*unmarked/masks' marks an outlier"):
+        fit(fit_root, "never_begun", "--data.exposed_val", str(fit_root / "unmarked"))
+    assert not (fit_root / "never_begun" / "last.ckpt").exists()
 
 
 def test_the_resumable_state_leaves_the_frozen_backbone_out(whole_fit):
