@@ -86,7 +86,6 @@ def complete(
     seeds: Sequence[int],
     measure_row: Callable[[str, int], Run],
     switches: Callable[[str], Sequence[str]] | None = None,
-    **about: Any,
 ) -> tuple[list[Run], list[str]]:
     """Do the runs that the result file lacks, writing it after each; all runs, and what failed.
 
@@ -106,7 +105,7 @@ def complete(
                 failed.append(f"{row}, seed {seed}")
                 continue
             runs = [*(run for run in runs if run not in same), done]
-            save(name, runs, rows, **about)
+            save(name, runs, rows)
     return runs, failed
 
 

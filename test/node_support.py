@@ -6,6 +6,7 @@ domain of its own and the package's FastDDS profile.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,6 +100,41 @@ def image_message(pixels: np.ndarray, encoding: str = "rgb8", stamp: Any = None,
     if stamp is not None:
         message.header.stamp = stamp
     return message
+
+
+@contextmanager
+def ros_context(args: list[str] | None = None) -> Iterator[Any]:
+    """An rclpy.Context for nodes of this process, apart from the Peers'."""
+    import rclpy
+
+    context = rclpy.Context()
+    rclpy.init(args=args, context=context)
+    try:
+        yield context
+    finally:
+        context.try_shutdown()
+
+
+@contextmanager
+def spinning(node: Any) -> Iterator[None]:
+    """The node's callbacks run in a thread of their own; at the end it is destroyed."""
+    from rclpy.executors import SingleThreadedExecutor
+
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.shutdown()
+        thread.join(10)
+        node.destroy_node()
+
+
+def hand(node: Any, topic: str, message: Any) -> None:
+    """Call back the node's subscription of a topic, as the executor does when the message has come."""
+    next(one for one in node.subscriptions if one.topic_name == topic).callback(message)
 
 
 class Peer:

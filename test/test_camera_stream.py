@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from node_support import HEIGHT, WIDTH, picture
+from node_support import HEIGHT, WIDTH, picture, ros_context, spinning
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from flowclas_ros.detection.images import write_png  # noqa: E402
 from flowclas_ros.errors import FlowclasError  # noqa: E402
 from flowclas_ros.node import camera  # noqa: E402
 from flowclas_ros.node.conversion import to_rgb  # noqa: E402
+from flowclas_ros.node.depth_sync import nanoseconds  # noqa: E402
 
 pytestmark = pytest.mark.alone
 
@@ -29,22 +28,14 @@ PATIENCE = 60.0  # seconds; ends a hung test, no test measures by it
 @pytest.fixture
 def ros():
     """.node for the camera, what was .heard by a listener in a thread of its own, by topic."""
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node, listener = (rclpy.create_node(name, context=context) for name in ("camera", "listener"))
-    heard = {"image": [], "ground_truth": []}
-    for topic, messages in heard.items():
-        listener.create_subscription(Image, topic, messages.append, 50)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(listener)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    yield SimpleNamespace(node=node, heard=heard)
-    executor.shutdown()
-    thread.join(10)
-    for one in (node, listener):
-        one.destroy_node()
-    context.try_shutdown()
+    with ros_context() as context:
+        node, listener = (rclpy.create_node(name, context=context) for name in ("camera", "listener"))
+        heard = {"image": [], "ground_truth": []}
+        for topic, messages in heard.items():
+            listener.create_subscription(Image, topic, messages.append, 50)
+        with spinning(listener):
+            yield SimpleNamespace(node=node, heard=heard)
+        node.destroy_node()
 
 
 def folder_of(path, count):
@@ -98,18 +89,14 @@ def test_a_frame_and_what_is_true_of_it_go_out_with_one_stamp_of_the_nodes_clock
     before = ros.node.get_clock().now().nanoseconds
     result = camera.stream(ros.node, pictures(), 20.0, 1, "front_optical")
     assert result["sent"] == len(sent) and result["seconds"] >= (len(sent) - 1) / 20
-    images = {stamp_of(message): message for message in ros.heard["image"]}
+    images = {nanoseconds(message): message for message in ros.heard["image"]}
     assert min(images) > before and list(images) == sorted(images)
     assert {message.header.frame_id for message in images.values()} == {"front_optical"}
-    pairs = [(images[stamp_of(truth)], truth) for truth in ros.heard["ground_truth"] if stamp_of(truth) in images]
+    pairs = [(images[nanoseconds(truth)], truth) for truth in ros.heard["ground_truth"] if nanoseconds(truth) in images]
     assert pairs
     for image, truth in pairs:
         assert truth.encoding == "mono8" and truth.data[0] % 2 == 1  # the others have no truth, and none goes out
         np.testing.assert_array_equal(to_rgb(image), sent[truth.data[0] - 1])
-
-
-def stamp_of(message):
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
 def test_listeners_that_do_not_come_end_it_with_one_line_and_nothing_sent(ros, monkeypatch):
@@ -120,18 +107,16 @@ def test_listeners_that_do_not_come_end_it_with_one_line_and_nothing_sent(ros, m
 
 
 def test_a_shutdown_between_two_frames_is_the_end_and_no_error():
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node("camera", context=context)
-
-    def pictures():
+    def pictures(context):
         yield picture(), None
         yield picture(), None
         context.try_shutdown()
         yield picture(), None
 
-    assert camera.stream(node, pictures(), 100.0, 0, "camera")["sent"] == 2
-    node.destroy_node()
+    with ros_context() as context:
+        node = rclpy.create_node("camera", context=context)
+        assert camera.stream(node, pictures(context), 100.0, 0, "camera")["sent"] == 2
+        node.destroy_node()
 
 
 @pytest.mark.parametrize(("seconds", "sent"), [(0.12, 6), (0.001, 1)])

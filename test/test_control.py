@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
-from node_support import LOAD_TIMEOUT, Peer
+from node_support import LOAD_TIMEOUT, Peer, ros_context, spinning
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.srv", reason="needs the generated messages (make, or colcon build)")
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-
 from flowclas_ros.detection.detector import Detector  # noqa: E402
 from flowclas_ros.errors import FlowclasError  # noqa: E402
 from flowclas_ros.node.control import Control  # noqa: E402
@@ -47,22 +43,14 @@ class Owner:
 @pytest.fixture(scope="module")
 def served(checkpoint):
     """The services on a node that has no timer and nothing else that would wake its executor; and a peer."""
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node("detector", context=context)
     owner = Owner(Detector(checkpoint, device="cpu"))
-    Control(node, owner)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    peer = Peer()
-    yield owner, peer
-    peer.close()
-    executor.shutdown()
-    thread.join(10)
-    node.destroy_node()
-    context.try_shutdown()
+    with ros_context() as context:
+        node = rclpy.create_node("detector", context=context)
+        Control(node, owner)
+        with spinning(node):
+            peer = Peer()
+            yield owner, peer
+            peer.close()
 
 
 def load(peer, path):

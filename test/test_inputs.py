@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from node_support import ANSWER_TIMEOUT, image_message
+from node_support import ANSWER_TIMEOUT, hand, image_message, ros_context
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 from builtin_interfaces.msg import Time  # noqa: E402
@@ -25,9 +25,6 @@ from flowclas_ros.node.self_mask import SelfMask  # noqa: E402
 @pytest.fixture
 def made():
     """Makes Inputs on a node with parameters: .inputs, .node, .delivered, .wanted to set, and .spin_until."""
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    executor = SingleThreadedExecutor(context=context)
     nodes = []
 
     def make(**parameters):
@@ -46,21 +43,17 @@ def made():
             assert time.monotonic() < end, what
             executor.spin_once(timeout_sec=0.02)
 
-    yield make
-    executor.shutdown()
-    for node in nodes:
-        node.destroy_node()
-    context.try_shutdown()
+    with ros_context() as context:
+        executor = SingleThreadedExecutor(context=context)
+        yield make
+        executor.shutdown()
+        for node in nodes:
+            node.destroy_node()
 
 
 def subscriptions(node):
     """By topic, without rclpy's own."""
     return {one.topic_name: one for one in node.subscriptions if one.topic_name not in ("/clock", "/parameter_events")}
-
-
-def hand(node, topic, message):
-    """As the executor does when the message has come."""
-    subscriptions(node)[topic].callback(message)
 
 
 def image(seconds=1):

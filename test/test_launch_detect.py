@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from node_support import ros_context
 
 from flowclas_ros.node.environment import (
     PROFILE,
@@ -68,16 +69,12 @@ def test_the_parameter_file_is_read_by_ros_as_it_stands(tmp_path):
 
     from flowclas_ros.node import parameters
 
-    context = rclpy.Context()
-    rclpy.init(args=["--ros-args", "--params-file", str(ROOT / "config" / "detector.yaml")], context=context)
-    node = rclpy.create_node("detector", context=context)
-    try:
+    with ros_context(["--ros-args", "--params-file", str(ROOT / "config" / "detector.yaml")]) as context:
+        node = rclpy.create_node("detector", context=context)
         parameters.declare(node)
         read = parameters.read(node)
         assert math.isnan(read.threshold) and read.min_area == TABLE["min_area"].default
-    finally:
         node.destroy_node()
-        context.try_shutdown()
 
 
 def test_the_launch_file_compiles_and_declares_the_documented_arguments(tmp_path):

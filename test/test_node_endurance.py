@@ -18,6 +18,7 @@ from node_support import (
     make_checkpoint,
     options,
     picture,
+    ros_context,
 )
 
 pytestmark = pytest.mark.alone
@@ -114,12 +115,8 @@ def test_a_hundred_frames_a_second_into_a_slow_model_keep_the_latency_flat_and_d
 @pytest.fixture
 def spun():
     """Nodes in one context of this process, on one executor in a thread."""
-    import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    executor = SingleThreadedExecutor(context=context)
     nodes = []
 
     def start(name, checkpoint, **parameters):
@@ -134,14 +131,15 @@ def spun():
         executor.add_node(node)
         return node
 
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    yield SimpleNamespace(start=start, run=thread.start)
-    executor.shutdown()
-    thread.join(10)
-    for node in nodes:
-        node.give_back()
-        node.destroy_node()
-    context.try_shutdown()
+    with ros_context() as context:
+        executor = SingleThreadedExecutor(context=context)
+        thread = threading.Thread(target=executor.spin, daemon=True)
+        yield SimpleNamespace(start=start, run=thread.start)
+        executor.shutdown()
+        thread.join(10)
+        for node in nodes:
+            node.give_back()
+            node.destroy_node()
 
 
 def test_two_nodes_in_one_process_work_side_by_side(spun, checkpoint):

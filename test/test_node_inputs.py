@@ -8,7 +8,7 @@ from array import array
 import numpy as np
 import pytest
 from node_running import Bench, answers, health, offer, pixels_of, settle
-from node_support import HEIGHT, WIDTH, image_message, picture
+from node_support import HEIGHT, WIDTH, image_message, picture, ros_context
 
 pytestmark = pytest.mark.alone
 
@@ -151,9 +151,7 @@ def test_names_that_are_remapped_to_one_another_are_remapped_once():
 
     swapped = [f"{a}/{name}:=/{b}/{name}" for a, b in (("left", "right"), ("right", "left"))
                for name in ("image", "camera_info")]  # fmt: skip
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    try:
+    with ros_context() as context:
         arguments = ["--ros-args", *(word for rule in swapped for word in ("-r", rule))]
         node = rclpy.create_node("detector", context=context, cli_args=arguments)
         inputs = Inputs(node, "left", lambda *_: None, lambda: True, lambda _: None)
@@ -164,8 +162,6 @@ def test_names_that_are_remapped_to_one_another_are_remapped_once():
         }
         assert inputs.topic == "/right/image"
         node.destroy_node()
-    finally:
-        context.try_shutdown()
 
 
 def test_two_cameras_in_one_node_each_get_their_own_answers(bench, direct, tmp_path):

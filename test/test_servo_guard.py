@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from node_support import ros_context
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
@@ -148,10 +149,5 @@ def test_requests_that_are_not_answered_are_let_go(rig):
 
 
 def test_a_level_that_would_never_pause_is_refused():
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    try:
-        with pytest.raises(FlowclasError, match="pause_from 4"):
-            ServoGuard(context=context, parameter_overrides=[Parameter("pause_from", value=4)])
-    finally:
-        context.try_shutdown()
+    with ros_context() as context, pytest.raises(FlowclasError, match="pause_from 4"):
+        ServoGuard(context=context, parameter_overrides=[Parameter("pause_from", value=4)])

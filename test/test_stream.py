@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from node_support import image_message
+from node_support import hand, image_message, ros_context
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("flowclas_ros.msg", reason="needs the generated messages (make, or colcon build)")
@@ -33,9 +34,6 @@ def detector(checkpoint):
 @pytest.fixture
 def made(detector):
     """Makes an open stream with settings: .stream, .node, .parked, .hand a message over, .see a score."""
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = LifecycleNode("detector", context=context)
     streams = []
 
     def make(**values):
@@ -44,23 +42,20 @@ def made(detector):
         streams.append(stream)
         stream.open()
 
-        def hand(topic, message):
-            next(one for one in node.subscriptions if one.topic_name == topic).callback(message)
-
         def see(seconds, score=None, **synced):
             """The scene that is made of a score (H, W)."""
-            message = image_message(np.zeros((HEIGHT, WIDTH, 3), np.uint8), stamp=Time(sec=seconds))
-            frame = Frame(stream, SyncedFrame(message, **{"depth": None, "camera_info": None, **synced}))
+            frame = Frame(stream, SyncedFrame(frame_at(seconds), **{"depth": None, "camera_info": None, **synced}))
             stream.conclude(frame, stream.picture(frame), detector, hot() if score is None else score, {})
             return stream.status.scene
 
-        return SimpleNamespace(stream=stream, node=node, context=context, parked=parked, hand=hand, see=see)
+        return SimpleNamespace(stream=stream, context=context, parked=parked, hand=partial(hand, node), see=see)
 
-    yield make
-    for stream in streams:
-        stream.destroy()
-    node.destroy_node()
-    context.try_shutdown()
+    with ros_context() as context:
+        node = LifecycleNode("detector", context=context)
+        yield make
+        for stream in streams:
+            stream.destroy()
+        node.destroy_node()
 
 
 def hot(peak=9.0):

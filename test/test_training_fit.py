@@ -44,15 +44,20 @@ def test_a_fit_ends_in_a_calibrated_checkpoint_with_provenance(whole_fit):
     assert_whole_files_only(whole_fit)
 
 
+def write_scene(folder, image, mask):
+    """As data.exposed and data.exposed_val take them."""
+    for kind, picture in (("images", image), ("masks", mask)):
+        (folder / kind).mkdir(parents=True)
+        cv2.imwrite(str(folder / kind / "0.png"), picture)
+
+
 def test_scenes_that_hold_outliers_are_what_a_checkpoint_is_chosen_by_and_not_what_it_is_calibrated_on(
     fit_root, whole_fit
 ):
     image = cv2.imread(str(fit_root / "val/000.png"))
     mask = np.zeros(image.shape[:2], np.uint8)
     image[20:44, 30:60], mask[20:44, 30:60] = (0, 255, 0), 1
-    for kind, picture in (("images", image), ("masks", mask)):
-        (fit_root / "seen" / kind).mkdir(parents=True)
-        cv2.imwrite(str(fit_root / "seen" / kind / "0.png"), picture)
+    write_scene(fit_root / "seen", image, mask)
     path = fit(fit_root, "chosen", "--data.exposed_val", str(fit_root / "seen"))
     ours, theirs = (load_checkpoint(p).header for p in (path, whole_fit / "model.safetensors"))
     score = score_image(load_checkpoint(path).model, image[..., ::-1].copy(), torch.device("cpu"))
@@ -64,9 +69,7 @@ def test_scenes_that_hold_outliers_are_what_a_checkpoint_is_chosen_by_and_not_wh
 
 def test_scenes_to_choose_by_that_hold_no_outlier_are_refused_before_the_fit(fit_root):
     image = cv2.imread(str(fit_root / "val/000.png"))
-    for kind, picture in (("images", image), ("masks", np.zeros(image.shape[:2], np.uint8))):
-        (fit_root / "unmarked" / kind).mkdir(parents=True)
-        cv2.imwrite(str(fit_root / "unmarked" / kind / "0.png"), picture)
+    write_scene(fit_root / "unmarked", image, np.zeros(image.shape[:2], np.uint8))
     with pytest.raises(FlowclasError, match=r"no mask in '.*unmarked/masks' marks an outlier"):
         fit(fit_root, "never_begun", "--data.exposed_val", str(fit_root / "unmarked"))
     assert not (fit_root / "never_begun" / "last.ckpt").exists()

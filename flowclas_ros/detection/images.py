@@ -122,8 +122,8 @@ def through_jpeg(image: RGB, quality: int) -> RGB:
     return decode_image(data, "JPEG")
 
 
-def write_png(path: str | Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write (H,W), (H,W,3) RGB or (H,W,4) RGBA uint8 as PNG. Raises FlowclasError when it cannot be written."""
+def write_png(path: str | Path, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
+    """Write (H,W), (H,W,3) RGB or (H,W,4) RGBA, 8 or 16 bits, as PNG. Raises FlowclasError when that cannot be done."""
     order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     ordered = image if image.ndim == 2 else cv2.cvtColor(image, order[image.shape[2]])
     write_bytes(path, _encode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 4]))
