@@ -73,7 +73,12 @@ setup(
         ],
         "label": ["peft>=0.15"],  # low-rank updates of the backbone, in fitting only
         "rivals": ["anomalib>=2.7"],  # benchmarks/rivals.py; in an environment of its own, as it caps jsonargparse
-        "bags": ["rosbags>=0.11.7", "matplotlib>=3.9", "PyYAML>=6.0"],
+        "bags": [
+            "rosbags>=0.11.7",
+            "matplotlib>=3.9",
+            "PyYAML>=6.0",
+            "av>=14",  # replay --video: OpenCV's wheels lack H.264, which is what browsers show
+        ],
         "sim": ["mujoco>=3.3.3"],  # rendered scenes; MuJoCo brings PyOpenGL
         "ros": [wheel + ON_LINUX_X86_64 for wheel in ROS_WHEELS],
         "dev": [

@@ -17,8 +17,7 @@ from sensor_msgs.msg import Image  # noqa: E402
 from flowclas_ros.detection.images import write_png  # noqa: E402
 from flowclas_ros.errors import FlowclasError  # noqa: E402
 from flowclas_ros.node import camera  # noqa: E402
-from flowclas_ros.node.conversion import to_rgb  # noqa: E402
-from flowclas_ros.node.depth_sync import nanoseconds  # noqa: E402
+from flowclas_ros.node.conversion import header_ns, to_rgb  # noqa: E402
 
 pytestmark = pytest.mark.alone
 
@@ -89,10 +88,10 @@ def test_a_frame_and_what_is_true_of_it_go_out_with_one_stamp_of_the_nodes_clock
     before = ros.node.get_clock().now().nanoseconds
     result = camera.stream(ros.node, pictures(), 20.0, 1, "front_optical")
     assert result["sent"] == len(sent) and result["seconds"] >= (len(sent) - 1) / 20
-    images = {nanoseconds(message): message for message in ros.heard["image"]}
+    images = {header_ns(message): message for message in ros.heard["image"]}
     assert min(images) > before and list(images) == sorted(images)
     assert {message.header.frame_id for message in images.values()} == {"front_optical"}
-    pairs = [(images[nanoseconds(truth)], truth) for truth in ros.heard["ground_truth"] if nanoseconds(truth) in images]
+    pairs = [(images[header_ns(truth)], truth) for truth in ros.heard["ground_truth"] if header_ns(truth) in images]
     assert pairs
     for image, truth in pairs:
         assert truth.encoding == "mono8" and truth.data[0] % 2 == 1  # the others have no truth, and none goes out

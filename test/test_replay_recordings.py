@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -200,6 +201,14 @@ def test_the_video_plays_as_fast_as_the_bag(tmp_path, checkpoint):
     assert replay(tmp_path / "drive", checkpoint, tmp_path / "out", "--video") == 0
     video = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10, abs=0.01)
+    assert int(video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little") in (b"h264", b"avc1")  # browsers show it
+
+
+def test_a_video_without_its_encoder_says_what_to_install(tmp_path, checkpoint, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    bag = record(tmp_path / "drive", {TOPIC: frames()[:1]})
+    assert replay(bag, checkpoint, tmp_path / "out", "--video") == 2
+    assert "--video needs PyAV: pip install av" in capsys.readouterr().err
 
 
 def test_a_bag_with_messages_that_are_not_ros_says_so(tmp_path, checkpoint, capsys):

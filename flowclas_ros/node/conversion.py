@@ -95,6 +95,11 @@ def decode(message: Any) -> np.ndarray:
         raise BrokenImageError(f"compressed {error}") from error
 
 
+def header_ns(message: Any) -> int:
+    """Nanoseconds of a message's header stamp, 0 for none."""
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
 def check_layout(message: ImageLike, bytes_per_pixel: int) -> None:
     """Raise BrokenImageError when size, step and data of `message` cannot all be true."""
     height, width, step, size = message.height, message.width, message.step, len(message.data)

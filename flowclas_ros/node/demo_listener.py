@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import DetectorState
-from flowclas_ros.node.conversion import to_rgb
+from flowclas_ros.node.conversion import header_ns, to_rgb
 
 SHOWN = ("image", "ground_truth", "heatmap", "overlay")
 KEPT = 48  # frames held for the pictures, evenly spread; each takes some 3 MB at VGA size
@@ -80,20 +80,20 @@ class Listener:
                 return False
         return True
 
-    def _frame(self, header: Any) -> Frame:
-        return self.frames.setdefault(header.stamp.sec * 1_000_000_000 + header.stamp.nanosec, Frame())
+    def _frame(self, message: Any) -> Frame:
+        return self.frames.setdefault(header_ns(message), Frame())
 
     def _on_state(self, message: Any) -> None:
         self.last_state = message
         if message.level <= DetectorState.HAZARD:  # else its header is that of an earlier frame
-            self._frame(message.header).state = message
+            self._frame(message).state = message
 
     def _on_mask(self, message: Any) -> None:
-        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-        self._frame(message.header).latency = (self._node.get_clock().now().nanoseconds - stamp) * 1e-9
+        age = self._node.get_clock().now().nanoseconds - header_ns(message)
+        self._frame(message).latency = age * 1e-9
 
     def _show(self, name: str, message: Any) -> None:
-        frame = self._frame(message.header)
+        frame = self._frame(message)
         if name == "image":  # comes first of a frame's pictures and decides for all
             self._seen += 1
             if self._seen % self._every:

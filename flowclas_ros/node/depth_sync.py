@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.conversion import header_ns
 
 MOST_QUEUED = 5  # messages per stream; more only adds to the delay, and message_filters tries all combinations
 SILENT = 1.0  # seconds without any depth after which no frame waits for it
@@ -49,7 +50,7 @@ class NearestStamp:
 
     def add(self, stream: int, message: Any) -> None:
         own, other = self._waiting[stream], self._waiting[1 - stream]
-        stamp = nanoseconds(message)
+        stamp = header_ns(message)
         own[stamp] = message
         while len(own) > self._queue:
             del own[min(own)]
@@ -142,7 +143,7 @@ class DepthSync:
         """A depth image."""
         self._follow_time(1, message)
         self._heard = self._clock()
-        self._depth_stamps.append(nanoseconds(message))
+        self._depth_stamps.append(header_ns(message))
         self._pairing.add(1, message)
         self._hand_over()
         self.poll()
@@ -185,7 +186,7 @@ class DepthSync:
 
     def _release_oldest(self) -> None:
         _, (image, _) = self._held.popitem(last=False)
-        self._deliver(SyncedFrame(image, None, self._info, self._why(nanoseconds(image))))
+        self._deliver(SyncedFrame(image, None, self._info, self._why(header_ns(image))))
 
     def _why(self, stamp: int) -> str:
         if self._heard is None:
@@ -201,7 +202,7 @@ class DepthSync:
 
     def _follow_time(self, stream: int, message: Any) -> None:
         """Begin anew when time steps back: a queue full of later stamps would push every new message out."""
-        stamp = nanoseconds(message)
+        stamp = header_ns(message)
         if stamp and self._newest[stream] - stamp > BACKWARD_TOLERANCE:
             self.flush()
             self._restart()
@@ -212,9 +213,3 @@ class DepthSync:
         self._pairs.clear()
         self._depth_stamps.clear()
         self._newest = [0, 0]
-
-
-def nanoseconds(message: Any) -> int:
-    """The stamp of a message with a header."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)

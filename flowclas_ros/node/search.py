@@ -6,7 +6,7 @@ Everything that touches the model is here: loading, warming up, settings that ch
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -148,11 +148,6 @@ def _threshold(settings: Settings) -> float | None:
 def reason_of(error: BaseException) -> str:
     """One line for people."""
     return str(error) if isinstance(error, FlowclasError) else f"{type(error).__name__}: {error}"
-
-
-def nanoseconds(stamp: Any) -> int:
-    """A builtin_interfaces/Time as an integer."""
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def rules(settings: Settings) -> Rules:

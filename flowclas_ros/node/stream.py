@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowclas_ros.node.conversion import decode, to_rgb
+from flowclas_ros.node.conversion import decode, header_ns, to_rgb
 from flowclas_ros.node.depth_image import locate_hazards
 from flowclas_ros.node.depth_sync import SyncedFrame
 from flowclas_ros.node.inputs import Inputs
@@ -16,7 +16,7 @@ from flowclas_ros.node.messages import nearest_range
 from flowclas_ros.node.outputs import Outputs
 from flowclas_ros.node.parameters import Settings
 from flowclas_ros.node.reporting import Reporter
-from flowclas_ros.node.search import nanoseconds, reason_of, rules
+from flowclas_ros.node.search import reason_of, rules
 from flowclas_ros.node.self_mask import SelfMask
 from flowclas_ros.node.status import Scene, Status
 
@@ -112,7 +112,7 @@ class Stream:
 
     def picture(self, frame: Frame) -> np.ndarray | None:
         """(H, W, 3) uint8 RGB, or None for a frame that is too old to be searched. Raises BrokenImageError."""
-        age = self._age(nanoseconds(frame.message.header.stamp))
+        age = self._age(header_ns(frame.message))
         max_age = self._settings().max_age
         if max_age > 0 and age > max_age:
             self.status.too_old(age, max_age)
@@ -124,7 +124,7 @@ class Stream:
     ) -> None:
         """From the frame's score (H, W) to everything that is published of it."""
         header = frame.message.header
-        stamp = nanoseconds(header.stamp)
+        stamp = header_ns(frame.message)
         self._prepare()
         settings = self._settings()
         judged = self._interpreter.judge(detector, score, stamp=stamp, ignore=self._ignored(score.shape))

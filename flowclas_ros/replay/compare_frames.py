@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node.conversion import to_rgb
+from flowclas_ros.node.conversion import header_ns, to_rgb
 from flowclas_ros.progress import progress_bar
 from flowclas_ros.replay.annotated import message_store
 from flowclas_ros.replay.frames import messages
 from flowclas_ros.replay.one_bag import FORMAT
 from flowclas_ros.replay.pages import small
-from flowclas_ros.replay.recording import header_ns
 from flowclas_ros.replay.run_bag import METRICS, TABLE
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels

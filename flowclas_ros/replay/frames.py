@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flowclas_ros.detection.images import SUFFIXES, decode_image, list_images, read_image
+from flowclas_ros.detection.images import SUFFIXES, list_images, read_image
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.conversion import decode, header_ns, to_rgb
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -131,7 +132,7 @@ def _bag_frames(path: Path, topic: str | None, skip: OnError) -> Iterator[Frame]
             except Exception as error:  # a broken message: rosbags raises what its parser stumbles over
                 skip(FlowclasError(f"bag {path}, topic {connection.topic}, message {index}: {error}"))
                 continue
-            stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            stamp_ns = header_ns(message)
             yield Frame(stamp_ns or bag_ns, f"{index:06d}_{stamp_ns or bag_ns}", image)
 
 
@@ -144,11 +145,9 @@ def messages(reader: AnyReader, path: Path, connections: list[Connection]) -> It
 
 
 def _message_image(message: Any, msgtype: str) -> npt.NDArray[np.uint8]:
+    """By the node's own lines, so that a recorded bag and a live robot give the same pixels."""
     if msgtype.endswith("/CompressedImage"):
-        return decode_image(bytes(message.data), f"in format '{message.format}'")
-    # The node's own lines read the message, so that a replayed bag and a live robot give the same pixels.
-    from flowclas_ros.node.conversion import to_rgb
-
+        return decode(message)
     return np.ascontiguousarray(to_rgb(message))
 
 

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from flowclas_ros.detection.images import list_images, read_mask
 from flowclas_ros.detection.tracking import BACKWARD_TOLERANCE
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.node.conversion import header_ns
 from flowclas_ros.replay.frames import messages
-from flowclas_ros.replay.recording import Recorded, header_ns
+from flowclas_ros.replay.recording import Recorded
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader

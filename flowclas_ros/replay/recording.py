@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node.conversion import decode, to_rgb
+from flowclas_ros.node.conversion import decode, header_ns, to_rgb
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import image_connections, messages, open_bag
 
@@ -176,11 +176,6 @@ def open_recording(path: Path, cameras: tuple[Camera, ...], keep: tuple[str, ...
         raise FlowclasError(f"bag {path} does not exist: give a rosbag2 folder, .mcap, .db3 or .bag file")
     with open_bag(path) as reader:
         yield Recording(reader, path, cameras, keep)
-
-
-def header_ns(message: Any) -> int:
-    """Nanoseconds of a message's header stamp, 0 for none."""
-    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
 
 
 def _files(bag: Path) -> list[Path]:
