@@ -114,6 +114,17 @@ def test_a_small_object_is_not_blown_up_to_a_blur_that_no_scene_has():
     assert 20 <= max(sides) <= 26  # at most twice its own 12 px, and the soft edge
 
 
+def test_an_object_of_one_colour_may_be_enlarged_and_keeps_a_sharp_outline():
+    cutout = np.full((12, 12, 4), 255, np.uint8)
+    options = {"untextured": 1.0, "max_rotation": 0.0, "feather": 0.0, "softness": 0.0}
+    config, rng = PasteConfig(min_size=0.6, max_size=0.6, **options), np.random.default_rng(0)
+    for _ in range(20):
+        _, labels = paste(np.zeros((100, 100, 3), np.uint8), [cutout], config, rng)
+        inside, edge = np.count_nonzero(labels == 1), np.count_nonzero(labels == 255)
+        assert inside > 40 * 40  # 60 px wide, up to a quarter of which is out of sight
+        assert edge < 0.01 * inside  # 7 % and more, were its outline enlarged with it
+
+
 def pasted_colours(cutout, **options):
     """Mean colour and spread inside of each of 200 pasted objects, on a grey scene."""
     rng, figures = np.random.default_rng(0), []

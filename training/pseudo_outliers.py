@@ -31,7 +31,7 @@ class PasteConfig:
         min_objects: fewest objects per scene; the number is drawn uniformly up to max_objects.
         max_objects: most objects per scene.
         min_size: smallest longer side of an object, as a share of the scene's shorter side; drawn log-uniformly.
-        max_size: largest longer side; no object is enlarged to more than twice its own pixels.
+        max_size: largest longer side; no object is enlarged to more than twice its own pixels, but for untextured ones.
         flip: probability of a horizontal flip.
         max_rotation: largest rotation in degrees, either way.
         feather: blur of the object's edge alone, sigma in pixels of the scene; from half to twice of this is drawn.
@@ -135,11 +135,14 @@ def _transform(cutout: Array, low: float, high: float, config: PasteConfig, rng:
         cutout = _fragment(cutout, rng)
     if rng.random() < config.recolour:
         cutout = _recolour(cutout, rng)
-    if rng.random() < config.untextured:
+    painted = rng.random() < config.untextured
+    if painted:
         cutout = _paint_over(cutout, rng)
     side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     height, width = cutout.shape[:2]
-    factor = min(side / max(height, width), ENLARGED)
+    factor = side / max(height, width)
+    if not painted:
+        factor = min(factor, ENLARGED)
     angle = float(rng.uniform(-config.max_rotation, config.max_rotation))
     margin = 2 + int(6 * config.feather)
     cos, sin = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
@@ -157,6 +160,9 @@ def _transform(cutout: Array, low: float, high: float, config: PasteConfig, rng:
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, factor)
     matrix[:, 2] += (out_w - width) / 2, (out_h - height) / 2
     rgba = cv2.warpAffine(rgba, matrix, (out_w, out_h), flags=cv2.INTER_LINEAR)
+    if factor > ENLARGED:  # one colour stays as sharp as it was, the outline does not
+        alpha = rgba[..., 3:]
+        rgba = rgba / np.maximum(alpha, 1e-3) * np.clip((alpha - 0.5) * factor + 0.5, 0, 1)
     rgba = _soften(rgba, config, rng)
     if config.style == "harmonised":
         rgba = soften_edge(rgba)
