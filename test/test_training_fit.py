@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from fit_running import assert_same_run, assert_whole_files_only, fit
+from fit_support import write_noise
 from safetensors.torch import load_file
+from torch.utils.data import get_worker_info
 
 from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
+from flowclas_ros.training import data, trainer_setup
 from flowclas_ros.training import fit as fitting
-from flowclas_ros.training import trainer_setup
 from flowclas_ros.training.calibrate import score_image
 from flowclas_ros.training.config_file import load_config
 from flowclas_ros.training.metrics import PixelMetrics
@@ -174,6 +177,32 @@ def test_bad_data_is_one_line(fit_root, overrides, text, capsys):
     assert code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and text.replace("ROOT", str(fit_root)) in line
+
+
+def test_what_fails_in_a_process_that_reads_images_is_told_as_it_is_without_one(fit_root, capsys):
+    """PyTorch would put the process's whole traceback before it."""
+    write_noise(fit_root / "torn", 4, np.random.default_rng(0))
+    (fit_root / "torn" / "004.png").write_bytes(b"no image")
+    arguments = ["--config", str(fit_root / "fit.yaml"), "--data.train", f"[{fit_root}/torn]"]
+    told = []
+    for workers in ("0", "1"):
+        output = ["--output", str(fit_root / f"torn{workers}"), "--data.workers", workers]
+        assert fitting.main([*arguments, *output]) == 2
+        told.append(capsys.readouterr().err)
+    assert "torn/004.png is not an image" in told[0]
+    assert told[1] == told[0]
+
+
+def test_a_process_that_reads_images_and_is_killed_is_one_line_with_the_way_out(fit_root, monkeypatch):
+    """As Linux does where memory is short, and a container where shared memory is."""
+
+    def killed(path):
+        assert get_worker_info() is not None  # or the tests would end here
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(data, "read_image", killed)
+    with pytest.raises(FlowclasError, match=r"reads images was lost \(DataLoader worker .*smaller data\.workers"):
+        fit(fit_root, "lost", "--data.workers", "1")
 
 
 def test_a_fit_that_diverges_is_one_line_with_the_way_out(fit_root):

@@ -37,7 +37,7 @@ from flowclas_ros.training.exposed import ExposedDataset
 from flowclas_ros.training.losses import cell_shares
 from flowclas_ros.training.outliers import OutlierSource
 from flowclas_ros.training.student_file import check_round_trip, write_student
-from flowclas_ros.training.trainer_setup import adamw, check_processes, hardware, quiet_lightning
+from flowclas_ros.training.trainer_setup import adamw, check_processes, hardware, quiet_lightning, worker_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +91,7 @@ def distill(config: DistillConfig) -> Path:
         callbacks=[FitProgress(), *([WeightEma(config.optimiser.ema)] if config.optimiser.ema else [])],
     )
     try:
-        with memory_errors(device, "this distillation", "use a smaller data.batch_size or data.crop"):
+        with memory_errors(device, "this distillation", "use a smaller data.batch_size or data.crop"), worker_errors():
             module.prepare(device)
             trainer.fit(module)
             if module.validated_at != trainer.global_step:  # stopped, or ended, between two validations

@@ -40,7 +40,7 @@ from flowclas_ros.training.config_file import changed_keys, config_yaml, load_co
 from flowclas_ros.training.data import FitData, open_data
 from flowclas_ros.training.exposed import ExposedDataset
 from flowclas_ros.training.module import FeatureBatches, FitModule
-from flowclas_ros.training.trainer_setup import check_processes, hardware, quiet_lightning
+from flowclas_ros.training.trainer_setup import check_processes, hardware, quiet_lightning, worker_errors
 
 CONFIG = "config.yaml"
 SMALLER = "use a smaller data.batch_size, data.crop or model.short_side, loss.cells, or trainer.precision bf16"
@@ -105,7 +105,7 @@ def fit(config: FitConfig, *, resume: bool = False) -> Path:
     try:
         if _is_first_process():
             _open_output(output, config, resume)
-        with memory_errors(device, "this fit", SMALLER):
+        with memory_errors(device, "this fit", SMALLER), worker_errors():
             return _fit(output, config, device, resume=resume and (output / LAST).is_file())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):

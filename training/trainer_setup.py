@@ -7,7 +7,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,29 @@ def _cpu_has_bfloat16() -> bool:
     if not CPU_INFO.is_file():
         return True
     return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", CPU_INFO.read_text()) is not None
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """What fails in a process that reads images, in one line, as it is told where there are no such processes.
+
+    Raises:
+        FlowclasError: as it was raised there, without the traceback that PyTorch puts before its text; or such a
+            process was killed, as where memory is short.
+    """
+    try:
+        yield
+    except FlowclasError as error:
+        if not str(error).startswith("Caught "):
+            raise
+        raise FlowclasError(str(error).rpartition("FlowclasError: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise FlowclasError(
+            f"a process that reads images was lost ({' '.join(str(error).split())}); set a smaller data.workers or "
+            "data.batch_size, or give it more memory (in a container shared memory: docker run --shm-size 8g)"
+        ) from error
 
 
 def quiet_lightning() -> None:
