@@ -12,7 +12,7 @@ from flowclas_ros import cli
 
 FIT = """
 model: {backbone: {name: mobilenetv2_100, weights: random, layers: [1], stride: 8}, flow: {steps: 1}, projection_dim: 8}
-data: {train: [ROOT/images], val: [ROOT/images], scene_block: 2, outliers: {cutouts: ROOT/cut}, batch_size: 4,
+data: {train: [ROOT/images], val: [ROOT/val], scene_block: 2, outliers: {cutouts: ROOT/cut}, batch_size: 4,
        x_out_size: [64, 64]}
 paste: {min_size: 0.3, max_size: 0.8}
 loss: {samples: 32}
@@ -38,9 +38,10 @@ def write_discs(folder: Path, rng: np.random.Generator) -> None:
 
 
 def write_tiny_kit(folder: Path) -> None:
-    """README.md, images/, masks/ (a box of 1), cut/ (RGBA), and fit.yaml, which is fitted on them in a second."""
+    """README.md, images/, val/, masks/ (a box of 1), cut/ (RGBA), and fit.yaml, which is fitted on them in a second."""
     rng = np.random.default_rng(0)
-    write_noise(folder / "images", 4, rng)
+    for split in ("images", "val"):
+        write_noise(folder / split, 4, rng)
     write_discs(folder / "cut", rng)
     (folder / "masks").mkdir()
     for i in range(4):

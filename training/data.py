@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.apart import require_apart
 from flowclas_ros.training.augment import augment, fit_into, jitter
 from flowclas_ros.training.benchmarks import inlier_images
 from flowclas_ros.training.config import FitConfig
@@ -57,13 +58,15 @@ def open_data(data: DataConfig, seed: int) -> FitData:
     """Find all frames and objects, and hold out validation scenes and photos where none are given.
 
     Raises:
-        FlowclasError: a folder is missing or without images, or there is nothing to hold out.
+        FlowclasError: a folder is missing or without images, there is nothing to hold out, or what is held out is
+            fitted on too.
     """
     train = list_frames(data.train, data, data.labels.train)
     if data.val:
         val = list_frames(data.val, data, data.labels.val)
     else:
         train, val = hold_out_scenes(train, data.val_share, seed)
+    require_apart(data, [frame.path for frame in train], [frame.path for frame in val])
     if not data.outliers.given:  # a distillation may do without
         return FitData(train, val, NoOutliers(), NoOutliers())
     outliers = open_outliers(data.outliers)

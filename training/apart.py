@@ -1,0 +1,48 @@
+"""What is fitted on and what is held out have nothing in common: else a checkpoint is chosen by what it has seen, and
+its thresholds are of scenes that it knows by heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.data_config import DataConfig, OutlierConfig
+
+
+def require_apart(data: DataConfig, train: Sequence[Path], val: Sequence[Path]) -> None:
+    """Raise FlowclasError where a frame of ``val`` is one of ``train`` too, or data.outliers_val or data.exposed_val
+    names what data.outliers or data.exposed does.
+    """
+    seen = {path.resolve() for path in train}
+    both = [path for path in val if path.resolve() in seen]
+    if both:
+        raise FlowclasError(
+            f"{len(both)} of {len(val)} validation frames are training frames as well, such as '{both[0]}'; give "
+            "data.train and data.val folders that share nothing (each is searched with all that is below it)"
+        )
+    pairs = {"outliers": _same_objects(data.outliers, data.outliers_val)}
+    if data.exposed is not None and data.exposed_val is not None:
+        pairs["exposed"] = _overlap(Path(data.exposed) / "images", Path(data.exposed_val) / "images")
+    for name, shared in pairs.items():
+        if shared:
+            raise FlowclasError(
+                f"data.{name} and data.{name}_val both hold '{shared}': give {name}_val others, or leave it out"
+            )
+
+
+def _same_objects(ours: OutlierConfig, theirs: OutlierConfig) -> Path | None:
+    """The folder, or the COCO json, whose objects both have; photos may be of one folder where two jsons part them."""
+    for kind in ("cutouts", "masks", "coco_json"):
+        if getattr(ours, kind) is not None and getattr(theirs, kind) is not None:
+            where = "images" if kind == "masks" else kind
+            return _overlap(Path(getattr(ours, where)), Path(getattr(theirs, where)))
+    return None
+
+
+def _overlap(one: Path, other: Path) -> Path | None:
+    """The inner of two folders of which one lies in the other, or is it."""
+    if one.resolve().is_relative_to(other.resolve()):
+        return one
+    return other if other.resolve().is_relative_to(one.resolve()) else None
