@@ -16,6 +16,7 @@ from fit_running import assert_same_run, assert_whole_files_only, fit
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
 from flowclas_ros.training.config_file import load_config
+from flowclas_ros.training.data import open_data
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -122,6 +123,24 @@ def test_a_run_that_its_time_ended_goes_on_with_more_of_it_as_if_it_had_not(fit_
 def test_resuming_with_other_settings_names_them(fit_root, whole_fit):
     with pytest.raises(FlowclasError, match=r"other settings of loss\.alpha, optimiser\.lr;"):
         fit(fit_root, "whole", "--loss.alpha", "2", "--optimiser.lr", "1e-2", resume=True)
+
+
+def test_resuming_where_other_scenes_would_be_held_out_is_refused(fit_root):
+    shutil.copytree(fit_root / "train", fit_root / "growing")
+    drawn = ("--data.train", f"[{fit_root}/growing]", "--data.val", "[]", "--trainer.max_minutes")
+    given = ("--data.train", f"[{fit_root}/growing]", "--trainer.max_minutes")
+    for name, data in (("grown", drawn), ("grown_beside", given)):
+        fit(fit_root, name, *data, "1e-6")
+    before = open_data(load_config(fit_root / "grown" / "config.yaml").data, seed=0)
+    for i in range(4):
+        shutil.copy(fit_root / "val" / f"{i:03d}.png", fit_root / "growing" / f"000{i}.png")
+    after = open_data(load_config(fit_root / "grown" / "config.yaml").data, seed=0)
+    assert {frame.path for frame in before.train} & {frame.path for frame in after.val}
+    for minutes in ("1e-6", "5"):  # to be exported again, and to be gone on with
+        with pytest.raises(FlowclasError, match=r"other files held out for validation: 2 frames and 1 objects, "):
+            fit(fit_root, "grown", *drawn, minutes, resume=True)
+    fit(fit_root, "grown_beside", *given, "5", resume=True)  # whose validation has folders of its own
+    assert torch.load(fit_root / "grown_beside" / "last.ckpt", weights_only=True)["global_step"] == 4 * 3
 
 
 def test_nothing_to_resume_says_so(fit_root):

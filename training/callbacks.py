@@ -136,11 +136,20 @@ class RunState(Checkpoint):
 
     last.ckpt is written every ``save_every`` steps, after each validation and on the first of the SIGNALS; a second one
     ends at once, with the last saved state intact. Validations are never skipped or split: a step at which one
-    is due is saved after it. ``epoch`` and ``total`` are steps, ``val_every`` counts epochs.
+    is due is saved after it. ``epoch`` and ``total`` are steps, ``val_every`` counts epochs, ``held_out`` says what is
+    validated with.
     """
 
     def __init__(
-        self, output: Path, *, save_every: int, val_every: int, epoch: int, total: int, minutes: float | None
+        self,
+        output: Path,
+        *,
+        save_every: int,
+        val_every: int,
+        epoch: int,
+        total: int,
+        minutes: float | None,
+        held_out: str,
     ) -> None:
         self.output, self.save_every, self.epoch, self.total = output, save_every, epoch, total
         self.val_steps = val_every * epoch
@@ -148,6 +157,7 @@ class RunState(Checkpoint):
         self.best: dict[str, float] = {}
         self.elapsed, self.started = 0.0, 0.0
         self.finished = self.complete = False  # ended, by whatever reason; with all steps done
+        self.held_out = held_out
         self.signum = 0
         self.handlers: dict[int, Any] = {}
 
@@ -209,6 +219,19 @@ class RunState(Checkpoint):
         if self._any(trainer, bool(self.signum)):
             raise Interrupted(self.signum or signal.SIGTERM)
 
+    def saved(self) -> dict[str, Any]:
+        """What an earlier run left of this in last.ckpt. Raises FlowclasError as `saved_run`, and for other held-out
+        files: of a folder with a file more or less other scenes are held out, and the weights know some of them.
+        """
+        run = saved_run(self.output / LAST)
+        begun = run.get("held_out", self.held_out)  # older states do not say
+        if begun != self.held_out:
+            raise FlowclasError(
+                f"the run in '{self.output}' was begun with other files held out for validation: {begun}; now there "
+                f"are {self.held_out}. Bring the folders back as they were, or choose another output"
+            )
+        return run
+
     def _save(self, trainer: L.Trainer) -> None:
         self.elapsed, self.started = self._clock(), time.monotonic()
         if trainer.is_global_zero:
@@ -233,11 +256,20 @@ class RunState(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """For the resumable state."""
-        return {key: getattr(self, key) for key in ("best", "elapsed", "finished", "complete")}
+        return {key: getattr(self, key) for key in ("best", "elapsed", "finished", "complete", "held_out")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Of a saved run."""
         self.best, self.elapsed, self.finished = state_dict["best"], state_dict["elapsed"], state_dict["finished"]
+
+
+def saved_run(path: Path) -> dict[str, Any]:
+    """What RunState left in a last.ckpt. Raises FlowclasError where that is not a whole file of ours."""
+    try:
+        run: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]["RunState"]
+    except Exception as error:  # torch.load raises many types; each means: not a whole file of ours
+        raise FlowclasError(f"'{path}' is damaged ({type(error).__name__}); delete the run and fit again") from error
+    return run
 
 
 def save_weights(path: Path, module: L.LightningModule, average: list[Tensor] | None, metrics: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,13 @@ class FitData:
     val: list[Frame]
     outliers: OutlierSource
     outliers_val: OutlierSource
+
+    def held_out(self) -> str:
+        """What is validated with, how much and a digest of its names: of other files, another text."""
+        objects = [self.outliers_val.origin(i) for i in range(len(self.outliers_val))]
+        names = "\n".join([*(str(frame.path) for frame in self.val), *objects])
+        digest = hashlib.sha256(names.encode()).hexdigest()
+        return f"{len(self.val)} frames and {len(self.outliers_val)} objects, names {digest[:12]}"
 
 
 def open_data(data: DataConfig, seed: int) -> FitData:

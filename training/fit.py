@@ -33,6 +33,7 @@ from flowclas_ros.training.callbacks import (
     Interrupted,
     RunState,
     WeightEma,
+    saved_run,
     whole_file,
 )
 from flowclas_ros.training.config import FitConfig
@@ -95,8 +96,9 @@ def fit(config: FitConfig, *, resume: bool = False) -> Path:
     trainer.devices and trainer.nodes as there.
 
     Raises:
-        FlowclasError: bad data, a full disk, too little memory, an output folder that holds another run, settings that
-            differ from those of the run to be resumed, or another number of processes than they say.
+        FlowclasError: bad data, a full disk, too little memory, an output folder that holds another run, settings or
+            held-out files that differ from those of the run to be resumed, or another number of processes than they
+            say.
         FitInterrupted: SIGINT, SIGTERM or SIGUSR1 came; the state is saved.
     """
     output = Path(config.output).expanduser()
@@ -125,7 +127,7 @@ def _open_output(output: Path, config: FitConfig, resume: bool) -> None:
             raise FlowclasError(f"output '{output}' holds a run already; go on with --resume or choose another output")
         changed = set(changed_keys(load_config(kept), config)) - FREE_ON_RESUME
         redrawn = changed & FREE_ONCE_FINISHED
-        if redrawn and (output / LAST).is_file() and _is_finished(output / LAST, config):
+        if redrawn and (output / LAST).is_file() and _is_finished(saved_run(output / LAST), config):
             changed -= redrawn
         if changed:
             raise FlowclasError(
@@ -221,8 +223,9 @@ def _train(output: Path, module: FitModule, device: torch.device, resume: bool) 
         epoch=batches.steps_per_epoch,
         total=len(batches),
         minutes=config.trainer.max_minutes,
+        held_out=module.data.held_out(),
     )
-    if resume and _is_finished(output / LAST, config):
+    if resume and _is_finished(state.saved(), config):
         _say("the run had finished; validating, calibrating and writing its checkpoint again")
         metrics = _load_best(output, module)
         return {**metrics, **_validate(output, module.to(device), device)} if _is_first_process() else metrics
@@ -267,13 +270,9 @@ def _trainer(output: Path, module: FitModule, state: RunState, device: torch.dev
     )
 
 
-def _is_finished(path: Path, config: FitConfig) -> bool:
+def _is_finished(run: dict[str, Any], config: FitConfig) -> bool:
     """Whether a run has all its steps, or as many as the time that it has now allows."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types; each means: not a whole file of ours
-        raise FlowclasError(f"'{path}' is damaged ({type(error).__name__}); delete the run and fit again") from error
-    run, minutes = state["callbacks"]["RunState"], config.trainer.max_minutes
+    minutes = config.trainer.max_minutes
     if not run["finished"] or run.get("complete", True):  # older states do not say
         return bool(run["finished"])
     return minutes is not None and run["elapsed"] >= minutes * 60
