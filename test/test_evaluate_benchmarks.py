@@ -229,6 +229,21 @@ def test_a_folder_as_the_json_is_refused_before_anything_is_scored(tmp_path, che
     assert f"--json {tmp_path} is a folder: name the file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("value", "missing"), [(0, "1 (anomaly)"), (255, "1 (anomaly)"), (1, "0 (normal)")])
+def test_masks_of_one_class_are_refused_before_anything_is_scored(
+    tmp_path, checkpoint, capsys, monkeypatch, value, missing
+):
+    """255 for the anomaly is what a black-and-white mask has, and means ignored."""
+    for place in range(2):
+        write(tmp_path / f"images/{place}.png")
+        mask = write(tmp_path / f"masks/{place}.png", mask=True)
+        Image.fromarray(np.full((H, W), value, np.uint8)).save(mask)
+    monkeypatch.setattr(Scorer, "score_batch", lambda *_: pytest.fail("scored"))
+    words = ["evaluate", "--checkpoint", checkpoint, "--benchmark", "folder", "--root", tmp_path]
+    assert cli.main([str(word) for word in [*words, "--json", tmp_path / "f.json"]]) == 2
+    assert f"no pixel of the 2 mask(s) is labelled {missing}" in capsys.readouterr().err
+
+
 def test_an_export_of_a_benchmark_that_the_toolkit_does_not_know_is_refused(tmp_path, checkpoint, capsys):
     write(tmp_path / "images/0.png")
     write(tmp_path / "masks/0.png", mask=True)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def test_scenes_to_choose_by_that_hold_no_outlier_are_refused_before_the_fit(fit
     with pytest.raises(FlowclasError, match=r"no mask in '.*unmarked/masks' marks an outlier"):
         fit(fit_root, "never_begun", "--data.exposed_val", str(fit_root / "unmarked"))
     assert not (fit_root / "never_begun" / "last.ckpt").exists()
+
+
+def test_validation_scenes_that_get_no_object_are_refused_before_the_fit(fit_root):
+    """One scene, and an object in every other one."""
+    (fit_root / "lone").mkdir()
+    shutil.copy(fit_root / "val" / "000.png", fit_root / "lone")
+    options = ("--data.val", f"[{fit_root}/lone]", "--paste.min_objects", "0", "--paste.max_objects", "1")
+    with pytest.raises(FlowclasError, match=r"none of the 1 validation scenes got .*paste\.min_objects \(now 0"):
+        fit(fit_root, "lone_begun", *options, "--seed", "1")
+    assert not (fit_root / "lone_begun" / "tensorboard").exists()
 
 
 def test_the_resumable_state_leaves_the_frozen_backbone_out(whole_fit):

@@ -27,7 +27,7 @@ from flowclas_ros.training.exposed import ExposedDataset, to_tensor
 from flowclas_ros.training.labels import label_path, read_class_map
 from flowclas_ros.training.outlier_split import NoOutliers, draw_share, hold_out
 from flowclas_ros.training.outliers import OutlierSource, open_outliers
-from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, PasteConfig, draw_count, paste, recompress
+from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, OUTLIER, PasteConfig, draw_count, paste, recompress
 
 # Stands where an epoch's number does: validation pastes the same objects each time, as no training epoch does.
 VALIDATION = 2**31 - 1
@@ -224,6 +224,15 @@ class MixDataset(Dataset[dict[str, Any]]):
     def name(self, index: int) -> str:
         """The frame's file name."""
         return self.frames[index].path.name
+
+    def require_outliers(self) -> None:
+        """Raises FlowclasError when no scene gets an object as validation pastes them."""
+        if not any((self[index]["label"] == OUTLIER).any() for index in range(len(self))):
+            raise FlowclasError(
+                f"none of the {len(self)} validation scenes got an object, so nothing can be told from the normal "
+                f"world: raise paste.min_objects (now {self.paste_config.min_objects}) or paste.max_size (now "
+                f"{self.paste_config.max_size}), or give more scenes"
+            )
 
     def _exposed(self, scenes: ExposedDataset, rng: np.random.Generator) -> Item:
         """A scene with outliers in it, mirrored and jittered as the others are; size and place stay as they are."""

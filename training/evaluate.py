@@ -27,6 +27,7 @@ from flowclas_ros.training.evaluate_corruptions import add_arguments as add_corr
 from flowclas_ros.training.evaluate_corruptions import asked_corruptions, evaluate_corruptions
 from flowclas_ros.training.evaluate_pictures import Sheet, curves_png
 from flowclas_ros.training.figures import Figures
+from flowclas_ros.training.metrics import require_both_classes
 from flowclas_ros.training.smiyc_export import SmiycExport
 
 
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Now, and not after hours of scoring.
     for pair in pairs:
         pair.check_size()
+    _check_classes(pairs)
     if arguments.json.is_dir():
         raise FlowclasError(f"--json {arguments.json} is a folder: name the file, such as {arguments.json}/result.json")
     for module in ("matplotlib", "h5py") if arguments.export else ("matplotlib",):
@@ -125,6 +127,17 @@ def _open(arguments: argparse.Namespace) -> tuple[Benchmark, list[Pair]]:
     if all(named) and not any(folders):
         return open_benchmark(*named)
     raise FlowclasError("give either --images and --masks, or --benchmark and --root")
+
+
+def _check_classes(pairs: list[Pair]) -> None:
+    """Raise FlowclasError where the masks hold one class only; read until both were seen, mostly in the first."""
+    normal = anomaly = 0
+    for pair in pairs:
+        mask = pair.read_mask(read_image(pair.image))
+        normal, anomaly = normal + np.count_nonzero(mask == 0), anomaly + np.count_nonzero(mask == 1)
+        if normal and anomaly:
+            return
+    require_both_classes(normal, anomaly, len(pairs))
 
 
 def _score_pair(

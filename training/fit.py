@@ -38,8 +38,7 @@ from flowclas_ros.training.callbacks import (
 )
 from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.config_file import changed_keys, config_yaml, load_config, parse_command
-from flowclas_ros.training.data import FitData, open_data
-from flowclas_ros.training.exposed import ExposedDataset
+from flowclas_ros.training.data import FitData, open_data, validation_set
 from flowclas_ros.training.module import FeatureBatches, FitModule
 from flowclas_ros.training.trainer_setup import check_processes, hardware, quiet_lightning, worker_errors
 
@@ -144,8 +143,7 @@ def _open_output(output: Path, config: FitConfig, resume: bool) -> None:
 
 def _fit(output: Path, config: FitConfig, device: torch.device, *, resume: bool) -> Path:
     data = open_data(config.data, config.seed)
-    if config.data.exposed_val is not None:  # or the first validation would fail, maybe hours later
-        ExposedDataset(config.data.exposed_val).require_outliers()
+    validation_set(config, data).require_outliers()  # or the first validation would fail, maybe hours later
     L.seed_everything(config.seed, verbose=False)
     model = FlowCLAS(_model_config(config))
     updates = LowRankUpdates(model.backbone, config.adapt_rank) if config.adapt_rank else None

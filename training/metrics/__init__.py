@@ -2,6 +2,13 @@
 
 from flowclas_ros.training.metrics.components import ComponentMetrics, component_metrics
 from flowclas_ros.training.metrics.images import ImageMetrics
-from flowclas_ros.training.metrics.pixels import PixelMetrics, PixelResult
+from flowclas_ros.training.metrics.pixels import PixelMetrics, PixelResult, require_both_classes
 
-__all__ = ["ComponentMetrics", "ImageMetrics", "PixelMetrics", "PixelResult", "component_metrics"]
+__all__ = [
+    "ComponentMetrics",
+    "ImageMetrics",
+    "PixelMetrics",
+    "PixelResult",
+    "component_metrics",
+    "require_both_classes",
+]

@@ -150,12 +150,7 @@ class PixelMetrics:
 
     def _levels(self) -> Levels:
         normal, anomaly = self._sizes()
-        for count, label, name in ((anomaly, 1, "anomaly"), (normal, 0, "normal")):
-            if count == 0:
-                raise FlowclasError(
-                    f"no pixel of the {self._images} mask(s) is labelled {label} ({name}), so no curve exists: "
-                    "masks need 0 for normal, 1 for anomaly, 255 for ignore"
-                )
+        require_both_classes(normal, anomaly, self._images)
         return self._exact_levels() if self._histogram is None else self._histogram.levels()
 
     def _exact_levels(self) -> Levels:
@@ -176,6 +171,16 @@ class PixelMetrics:
         false = normal.size - np.searchsorted(normal, level, side="left")
         false_above = normal.size - np.searchsorted(normal, level, side="right")
         return Levels(level, true, false, false_above, normal.size, gained)
+
+
+def require_both_classes(normal: int, anomaly: int, images: int) -> None:
+    """Raise FlowclasError where so many masks hold no pixel of one of the two classes."""
+    for count, label, name in ((anomaly, 1, "anomaly"), (normal, 0, "normal")):
+        if count == 0:
+            raise FlowclasError(
+                f"no pixel of the {images} mask(s) is labelled {label} ({name}), so no curve exists: "
+                "masks need 0 for normal, 1 for anomaly, 255 for ignore"
+            )
 
 
 def _region_weights(anomaly: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
