@@ -112,6 +112,16 @@ def test_a_json_that_is_not_of_coco_says_so(tmp_path, content):
         CocoObjects(tmp_path / "a.json", tmp_path)
 
 
+@pytest.mark.parametrize(("part", "key"), [("images", "height"), ("images", "file_name"), ("categories", "name")])
+def test_a_json_of_coco_that_lacks_a_key_names_it(coco, part, key):
+    root, _ = coco
+    content = json.loads((root / "instances.json").read_text())
+    del content[part][1][key]
+    (root / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(FlowclasError, match=rf"instances\.json' is not a COCO .*: it lacks '{key} of {part}'"):
+        CocoObjects(root / "instances.json", root / "images", min_side=60)
+
+
 def test_masked_images_give_one_object_per_connected_component(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
     mask = np.zeros((SIDE, SIDE), np.uint8)
@@ -207,6 +217,12 @@ def test_a_cutout_without_an_object_is_named(tmp_path, image, text):
     write(tmp_path / "a.png", image)
     with pytest.raises(FlowclasError, match=rf"a\.png' .*{text}"):
         CutoutFolder(tmp_path).cutout(0)
+
+
+def test_a_photo_pattern_that_is_no_regular_expression_is_named(tmp_path):
+    write(tmp_path / "a.png", disc())
+    with pytest.raises(FlowclasError, match=r"outliers\.group_regex '\(' is no regular expression"):
+        CutoutFolder(tmp_path, group_regex="(")
 
 
 def test_objects_of_one_photo_stay_on_one_side_of_the_hold_out(tmp_path):

@@ -65,7 +65,10 @@ class _Cache:
 def _origin(path: Path, pattern: str | None) -> str:
     if pattern is None:
         return path.name
-    found = re.search(pattern, path.name)
+    try:
+        found = re.search(pattern, path.name)
+    except re.error as error:
+        raise FlowclasError(f"outliers.group_regex '{pattern}' is no regular expression: {error}") from error
     if not found:
         raise FlowclasError(f"outliers.group_regex '{pattern}' does not match the file name '{path.name}'")
     return found.group(1) if found.groups() else found.group(0)
@@ -293,6 +296,9 @@ def _load_coco(path: Path) -> Any:
             coco.createIndex()
         if not coco.imgs or not coco.anns or not coco.cats:
             raise KeyError("images, annotations or categories")
+        for part, keys in (("images", ("file_name", "height", "width")), ("categories", ("name",))):
+            if lacking := {key for entry in content[part] for key in keys if key not in entry}:
+                raise KeyError(f"{min(lacking)} of {part}")
     except (OSError, ValueError) as error:
         raise FlowclasError(f"COCO annotations '{path}' cannot be read: {error}") from error
     except (KeyError, TypeError) as error:
