@@ -42,6 +42,18 @@ def test_more_or_fewer_processes_than_the_options_say_are_refused(launcher, envi
     check_processes(TrainerConfig(nodes=2))
 
 
+def test_several_nodes_that_nothing_has_started_are_refused_and_not_waited_for(monkeypatch):
+    several = TrainerConfig(nodes=2)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for environment in ({}, {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "fit"}):  # on a desk; in a batch script, no srun
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(FlowclasError, match=r"trainer\.nodes is 2, and neither torchrun nor srun started this"):
+            check_processes(several)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")  # by hand, on each
+    check_processes(several)
+
+
 def test_a_batch_script_or_a_shell_of_slurm_starts_one_process_whatever_it_has_reserved(monkeypatch):
     for name, value in {**SRUN, "SLURM_STEP_NUM_TASKS": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -27,15 +27,22 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 def check_processes(trainer: TrainerConfig) -> None:
     """Raise FlowclasError where torchrun or srun started more processes than are to train together, or fewer: each
-    would train by itself, on the same device into the same files, or a part of the run be left out.
+    would train by itself, on the same device into the same files, or a part of the run be left out. And where nothing
+    started any on the other nodes, for which this one would wait half an hour.
     """
+    launcher, started = "", None
     if TorchElasticEnvironment.detect():
         launcher, started = "torchrun", os.environ.get("WORLD_SIZE")
     elif SLURMEnvironment.detect():
         launcher, started = "srun", os.environ.get("SLURM_STEP_NUM_TASKS")  # none in a batch script without srun
-    else:
+    if started is None:
+        if trainer.nodes > 1 and "MASTER_ADDR" not in os.environ:  # which whoever brings nodes together by hand sets
+            raise FlowclasError(
+                f"trainer.nodes is {trainer.nodes}, and neither torchrun nor srun started this: start the same command "
+                "with one of them on every node, or set trainer.nodes 1"
+            )
         return
-    if started is not None and int(started) != trainer.devices * trainer.nodes:
+    if int(started) != trainer.devices * trainer.nodes:
         raise FlowclasError(
             f"{launcher} started {started} process(es), and trainer.devices {trainer.devices} x trainer.nodes "
             f"{trainer.nodes} make {trainer.devices * trainer.nodes}; set them to what is started"
