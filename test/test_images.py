@@ -200,6 +200,19 @@ def test_a_folder_lists_its_images_in_order_without_hidden_and_other_files(tmp_p
     assert [str(path.relative_to(folder)) for path in images.list_images(folder)] == ["a.png", "b.JPG", "sub/c.webp"]
 
 
+def test_linked_folders_are_listed_and_what_they_share_once(tmp_path):
+    """A folder of recordings is often one of links to them."""
+    folder = tmp_path / "normal"
+    for name in ("drive/a.png", "elsewhere/b.png", "normal/own/c.png", "normal/.kept/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    links = {"1": "../drive", "2": "../elsewhere", "again": "own", "e": ".kept", "own/up": "..", "gone": "../gone"}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    listed = [str(path.relative_to(folder)) for path in images.list_images(folder)]
+    assert listed == ["1/a.png", "2/b.png", "e/d.png", "own/c.png"]
+
+
 def test_a_folder_without_images_or_that_is_not_there_is_an_error(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(FlowclasError, match=r"holds no image.*\.png"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,8 @@ def size_in_header(path: Path) -> tuple[int, int] | None:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files of a folder and its sub-folders by suffix, in the order of their paths; hidden ones left out.
+    """Image files of a folder and its sub-folders, linked ones too, by suffix, in the order of their paths; hidden ones
+    left out.
 
     Raises FlowclasError when there is no such folder or no image in it.
     """
@@ -99,16 +102,30 @@ def list_images(folder: str | Path) -> list[Path]:
         raise FlowclasError(f"image folder {folder} does not exist: give a folder that holds images")
     found = sorted(
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        for path in _files(folder)
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not found:
         raise FlowclasError(
             f"image folder {folder} holds no image: it needs files ending in {', '.join(sorted(SUFFIXES))}"
         )
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, hidden folders left out; also below folders that are linked into it, which ``rglob``
+    leaves out. What is reached on several ways comes once.
+    """
+    seen: set[str] = set()
+    tops = [str(folder)]
+    while tops:
+        for parent, folders, names in os.walk(tops.pop(0)):
+            real = os.path.realpath(parent)
+            folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+            if real not in seen:
+                seen.add(real)
+                tops += [path for path in (os.path.join(parent, name) for name in folders) if os.path.islink(path)]
+                yield from (Path(parent, name) for name in names)
 
 
 def decode_image(data: bytes, name: str) -> RGB:
