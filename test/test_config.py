@@ -107,6 +107,12 @@ def test_environment_variables_are_expanded_and_an_unset_one_is_named(tmp_path, 
         load(tmp_path, "output: ${FLOWCLAS_TEST_DIR}/run")
 
 
+def test_the_home_folder_may_be_written_short_in_a_folder_of_images_as_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load(tmp_path, "output: ~/run", "--data.train", "[~/normal, a~b]")
+    assert config.output == "/home/me/run" and config.data.train == ("/home/me/normal", "a~b")
+
+
 @pytest.mark.parametrize(
     ("content", "text"), [("a: [", "not valid YAML"), ("- 1", "holds a list"), ("loss: 3", "is a group of options")]
 )

@@ -50,8 +50,9 @@ def parse_command(arguments: Sequence[str], cls: type[C], flags: Sequence[str] =
 def load_config(path: str | Path | None, overrides: Sequence[str] = (), cls: type[C] = FitConfig) -> C:  # type: ignore[assignment]
     """The configuration of a YAML file with overrides such as ``["--loss.alpha", "3", "--seed=1"]`` on top.
 
-    ``${NAME}`` in any text value is an environment variable. Relative paths are relative to the working directory.
-    ``cls`` is the command's tree of options: a dataclass with USAGE and SUMMARY for its help.
+    ``${NAME}`` in any text value is an environment variable, ``~`` at its start the home folder. Relative paths
+    are relative to the working directory. ``cls`` is the command's tree of options: a dataclass with
+    USAGE and SUMMARY for its help.
 
     Raises:
         FlowclasError: no such file, not YAML, an unknown key (the nearest known one is named), a value of the wrong
@@ -219,7 +220,7 @@ def _expand(value: Any, key: str) -> Any:
             )
         return os.environ[name]
 
-    return re.sub(r"\$\{(\w+)\}", replace, value)
+    return os.path.expanduser(re.sub(r"\$\{(\w+)\}", replace, value))
 
 
 def _build(tree: dict[str, Any], cls: type[C]) -> C:
