@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from node_support import ANSWER_TIMEOUT, hand, image_message, ros_context
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
@@ -165,6 +166,25 @@ def test_every_subscription_has_the_qos_of_the_parameters_and_the_overrides_of_i
     best_effort = {topic for topic, qos in found.items() if qos.reliability == ReliabilityPolicy.BEST_EFFORT}
     latched = {topic for topic, qos in found.items() if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL}
     assert (best_effort, latched) == ({"/depth"}, {"/camera_info"})
+
+
+def test_what_ros2_param_dump_writes_of_the_overrides_is_read_back_as_none(made, tmp_path):
+    """It asks for every parameter and writes YAML's null for one without a value, which ROS reads as a word."""
+    one = made(**{"qos_overrides./image.subscription.depth": 3})
+    one.inputs.open(Settings(), None)
+    found = one.node.get_parameters_by_prefix("qos_overrides")
+    values = {f"qos_overrides.{name}": parameter.value for name, parameter in found.items()}
+    assert len(values) == 8  # four policies of two topics
+    dump = tmp_path / "dump.yaml"
+    dump.write_text(yaml.dump({"/detector": {"ros__parameters": values}}))
+    with ros_context(["--ros-args", "--params-file", str(dump)]) as context:
+        node = rclpy.create_node("detector", context=context)
+        inputs = Inputs(node, "", lambda *_: None, lambda: True, lambda _: None)
+        inputs.open(Settings(qos="reliable"), None)
+        found = {topic: one_of.qos_profile for topic, one_of in subscriptions(node).items()}
+        assert {topic: qos.depth for topic, qos in found.items()} == {"/image": 3, "/camera_info": 5}
+        assert {qos.reliability for qos in found.values()} == {ReliabilityPolicy.RELIABLE}
+        node.destroy_node()
 
 
 @pytest.mark.parametrize(

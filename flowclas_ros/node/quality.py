@@ -38,17 +38,18 @@ def overridden(node: Any, qos: QoSProfile, topic: str, side: str) -> QoSProfile:
 
     The names are rclpy's own, qos_overrides./topic.subscription.reliability and so on. rclpy's QoSOverridingOptions
     is not used, as it freezes the first values for the node's life: a lifecycle node may come back with other ones.
+    "" is not set: of a parameter without a value `ros2 param dump` would write null, which ROS reads as that word.
     Raises FlowclasError for a value that is none.
     """
     for policy, kind in _POLICIES.items():
         name = f"qos_overrides.{topic}.{side}.{policy}"
         if not node.has_parameter(name):
             descriptor = ParameterDescriptor(
-                description=f"QoS {policy} of {topic}; not set: the node's own", read_only=True, dynamic_typing=True
+                description=f"QoS {policy} of {topic}; empty: the node's own", read_only=True, dynamic_typing=True
             )
-            node.declare_parameter(name, None, descriptor)
+            node.declare_parameter(name, "", descriptor)
         value = node.get_parameter(name).value
-        if value is not None:
+        if value not in (None, ""):
             try:
                 setattr(qos, policy, _depth(value) if kind is int else kind.get_from_short_key(str(value)))
             except (KeyError, ValueError) as error:
