@@ -223,6 +223,7 @@ def test_a_topic_that_nobody_publishes_is_named_in_the_state_and_the_log_with_th
         ("false_alarm_rate:=7.0", "false_alarm_rate"),
         ("precision:=fp8", "precision 'fp8' is none of fp32, bf16, fp16"),
         ("min_area:=many", "min_area"),
+        ("publish:=[]", 'publish: an empty list has no type in ROS, give [""]'),
     ],
 )
 def test_a_bad_override_ends_the_process_with_one_line(override, words):

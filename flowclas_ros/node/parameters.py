@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowclas_ros.errors import FlowclasError
+
 # ~/state is not among them, nor is /diagnostics: whoever relies on the detector must always hear of it
 FLOAT32 = 3.4028235e38  # the largest, as scores and the state's threshold are
 OUTPUTS = ("score", "heatmap", "mask", "overlay", "hazards", "points", "markers", "camera_info")
@@ -189,8 +191,13 @@ def declare(node: Any) -> None:
 
 
 def read(node: Any) -> Settings:
-    """The values that `node` holds now."""
-    return changed(Settings(), {name: node.get_parameter(name).value for name in TABLE})
+    """The values that `node` holds now. Raises FlowclasError for an empty list, of which ROS cannot tell the type."""
+    from rclpy.exceptions import ParameterUninitializedException
+
+    try:
+        return changed(Settings(), {name: node.get_parameter(name).value for name in TABLE})
+    except ParameterUninitializedException as error:
+        raise FlowclasError(f'{error}: an empty list has no type in ROS, give [""] for one without names') from error
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
