@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from node_support import LOAD_TIMEOUT, Peer, ros_context, spinning
 
@@ -96,3 +98,23 @@ def test_what_stands_against_a_pause_is_the_answer_and_the_node_goes_on(served, 
         (True, "paused"),
         (True, "looking"),
     ]
+
+
+def test_a_load_that_outlives_its_node_ends_without_a_word_and_the_process_waits_for_it(checkpoint, monkeypatch):
+    raised, going, gone = [], threading.Event(), threading.Event()
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    owner = Owner(Detector(checkpoint, device="cpu"))
+    owner.swapper = lambda: lambda detector: (going.set(), gone.wait(LOAD_TIMEOUT), detector.close())
+    with ros_context() as context:
+        node = rclpy.create_node("leaving", context=context)
+        Control(node, owner)
+        peer = Peer("/leaving")
+        with spinning(node):
+            peer.ask("load_checkpoint", LoadCheckpoint, LoadCheckpoint.Request(path=str(checkpoint)))
+            peer.until(going.is_set, "the loader putting its detector in place", LOAD_TIMEOUT)
+        peer.close()
+        (loader,) = (thread for thread in threading.enumerate() if thread.name == "checkpoint_loader")
+        assert not loader.daemon  # a daemon that the interpreter's end tears out of PyTorch aborts the process
+        gone.set()
+        loader.join(LOAD_TIMEOUT)
+        assert not loader.is_alive() and not raised

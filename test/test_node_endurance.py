@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -232,3 +235,29 @@ def test_what_nobody_listens_to_is_not_built(spun, checkpoint, monkeypatch):
         assert sorted(built) == ["hazard_array", "heat", *["to_message"] * len(OUTPUTS)]
     finally:
         peer.close()
+
+
+def test_a_sigterm_while_the_model_loads_ends_the_node_without_a_traceback(monkeypatch):
+    """SIGTERM ends the context, in which no executor can be made any more: half of one complained as it was let go."""
+    from rclpy.executors import ExternalShutdownException
+    from rclpy.parameter import Parameter
+
+    from flowclas_ros.errors import FlowclasError
+    from flowclas_ros.node import detector_node, search
+
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with ros_context() as context:
+
+        def load(settings):
+            context.try_shutdown()
+            raise FlowclasError("too late")
+
+        monkeypatch.setattr(search, "Search", load)
+        overrides = [Parameter("autostart", value=True), Parameter("checkpoint", value="large.safetensors")]
+        node = detector_node.DetectorNode(context=context, parameter_overrides=overrides)
+        with contextlib.suppress(ExternalShutdownException):
+            detector_node._work(node)
+        node.destroy_node()
+    gc.collect()
+    assert not complaints

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.task import Future
 from std_srvs.srv import SetBool
 
@@ -71,8 +73,9 @@ class Control:
             return response
         done: Future = Future()
         arguments = (request.path, controlled.settings, controlled.swapper(), done)
-        # a thread of its own: the worker goes on with the old model, and the executor goes on parking frames
-        threading.Thread(target=self._load, args=arguments, name="checkpoint_loader", daemon=True).start()
+        # a thread of its own: the worker goes on with the old model, and the executor goes on parking frames. The
+        # process waits for it at its end: a daemon that is torn out of PyTorch there aborts it
+        threading.Thread(target=self._load, args=arguments, name="checkpoint_loader", daemon=False).start()
         reason = await done
         if not reason:
             controlled.adopted(request.path)
@@ -98,4 +101,5 @@ class Control:
         except Exception as error:
             reason = reason_of(error)
         done.set_result(reason)
-        self._wake.trigger()  # or the executor would notice with its next timer only
+        with contextlib.suppress(InvalidHandle):  # the node is gone, and who asked with it
+            self._wake.trigger()  # or the executor would notice with its next timer only

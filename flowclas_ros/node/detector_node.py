@@ -261,11 +261,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _work(node: DetectorNode) -> None:
     """Spin, started by itself where autostart asks for it; what the transitions took is given back."""
+    executor = SingleThreadedExecutor(context=node.context)  # none can be made once SIGTERM has come, amid a load say
+    executor.add_node(node)
     try:
         if node.get_parameter("autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
         executor.spin()
     finally:
         node.give_back()
