@@ -180,6 +180,21 @@ def test_frames_without_a_result_in_time_are_stale():
     assert not status.silent(5.1, STALE_AFTER) and status.silent(6.1, STALE_AFTER)
 
 
+@pytest.mark.parametrize(("found", "level"), [({}, Level.STALE), ({"hazards": 1}, Level.HAZARD)])
+def test_a_view_that_took_too_long_to_search_is_not_clear_and_what_was_found_in_it_is_told(found, level):
+    status = Status(0.0)
+    status.received(0.0)
+    status.taken(0.5)
+    status.received(5.5)
+    status.processed(5.6, scene(**found))
+    told, text = status.verdict(5.6, STALE_AFTER)
+    assert told == level and ("the search took 5.1 s (stale_after 1 s)" in text) == (level == Level.STALE)
+    assert status.verdict(5.6, 6.0)[0] == (level if found else Level.CLEAR)
+    status.taken(5.6)
+    status.processed(6.5, scene())
+    assert status.verdict(6.5, STALE_AFTER)[0] == Level.CLEAR
+
+
 def test_late_frames_are_named_until_one_is_searched():
     status = searched()
     status.received(5.0)

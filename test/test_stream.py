@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode  # noqa: E402
 from sensor_msgs.msg import CameraInfo  # noqa: E402
 
 from flowclas_ros.detection.detector import Detector  # noqa: E402
+from flowclas_ros.node import stream  # noqa: E402
 from flowclas_ros.node.depth_sync import SyncedFrame  # noqa: E402
 from flowclas_ros.node.parameters import Settings  # noqa: E402
 from flowclas_ros.node.status import Level  # noqa: E402
@@ -131,6 +133,18 @@ def test_activated_again_a_stream_has_seen_nothing_and_counted_nothing(made):
     level, text = one.stream.reporter.verdict(0.0)
     assert (level, counted(one.stream)) == (Level.STALE, (1, 0, 0)), "the view before is no answer"
     assert "no result" in text
+
+
+def test_a_view_is_not_clear_after_a_search_longer_than_stale_after(made, monkeypatch):
+    one = made(max_age=0.0, stale_after=1.0)
+    one.hand("/image", frame_at(1))
+    begun = time.monotonic()
+    times = iter([begun - 2.0, *[begun] * 9])  # the search's beginning, and all that is looked up after it
+    monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    one.see(1, hot(1.0))
+    assert one.stream.reporter.verdict(begun)[0] == Level.STALE
+    one.see(2, hot(1.0))
+    assert one.stream.reporter.verdict(begun)[0] == Level.CLEAR
 
 
 def test_the_scores_of_another_model_are_not_smoothed_with_those_of_the_last_and_hazards_stay(made):

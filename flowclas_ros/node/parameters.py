@@ -114,8 +114,9 @@ class Settings:
     )
     stale_after: float = _parameter(
         1.0,
-        "Seconds without a frame, or without a result, after which the state is STALE. Wall seconds by time of "
-        "receipt, also under use_sim_time: raise it for a simulation slower than real time.",
+        "Seconds without a frame, or without a result, after which the state is STALE, as it is in place of CLEAR "
+        "when a search took longer. Wall seconds by time of receipt, also under use_sim_time: raise it for a "
+        "simulation slower than real time.",
         bounds=(0.05, 3600.0),
         live=True,
     )

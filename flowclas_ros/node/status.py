@@ -82,7 +82,7 @@ class Counts:
 
 
 class Status:
-    """Kept by the executor's thread (received, replaced, resumed) and the worker's (processed, too_old, failed).
+    """Kept by the executor's thread (received, replaced, resumed) and the worker's (taken, processed, too_old, failed).
 
     Attributes:
         lock: held from a verdict to its publication, it keeps the level and the scene that it is about together, and
@@ -94,6 +94,7 @@ class Status:
         self.lock = threading.RLock()
         self._received = self._processed = self._replaced = self._old = self._broken = 0
         self._last_received = self._last_result = -math.inf
+        self._taken, self._took = math.inf, 0.0  # when the frame in hand was taken up, and how long the last one took
         self._since = now
         self._fault = self._late = ""
         self._remarks: dict[str, str] = {}
@@ -109,6 +110,11 @@ class Status:
         """A parked frame gave way to a newer one, or was let go at deactivation or while paused."""
         with self.lock:
             self._replaced += 1
+
+    def taken(self, now: float) -> None:
+        """The search of a frame begins."""
+        with self.lock:
+            self._taken = now
 
     def too_old(self, age: float, max_age: float) -> None:
         """A frame was dropped for its age (seconds by its stamp)."""
@@ -126,7 +132,7 @@ class Status:
         """A frame was searched."""
         with self.lock:
             self._processed += 1
-            self._last_result = now
+            self._last_result, self._took = now, now - self._taken
             self._fault = self._late = ""
             self.scene = scene
 
@@ -163,13 +169,16 @@ class Status:
     def verdict(self, now: float, stale_after: float, absence: str = "") -> tuple[Level, str]:
         """Level and line. A silent camera goes before a fault, a fault before a late result, that before the scene.
 
+        A view that was clear when a search of more than `stale_after` began, on a device that stalled say, is not CLEAR
+        now. What was found in it is still told.
+
         absence: where a silent camera's frames fail to come from, as the end of a sentence.
         """
         remarks = self.remarks
         with self.lock:
             fault, late, scene = self._fault, self._late, self.scene
             since_frame, since_result = now - self._last_received, now - self._last_result
-            waited = now - self._since
+            waited, took = now - self._since, self._took
         if since_frame > stale_after:
             text = "no frame yet" if math.isinf(since_frame) else f"no frame for {since_frame:.1f} s"
             text += absence
@@ -179,6 +188,8 @@ class Status:
         elif scene is None or since_result > stale_after:
             text = f"frames arrive, no result for {min(since_result, waited):.1f} s"
             level, text = Level.STALE, "; ".join(part for part in (text, late) if part)
+        elif scene.level == Level.CLEAR and took > stale_after:
+            level, text = Level.STALE, f"{scene.text}, but the search took {took:.1f} s (stale_after {stale_after:g} s)"
         else:
             level, text = scene.level, scene.text
         return level, "; ".join(part for part in (text, remarks) if part)

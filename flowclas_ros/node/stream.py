@@ -112,6 +112,7 @@ class Stream:
 
     def picture(self, frame: Frame) -> np.ndarray | None:
         """(H, W, 3) uint8 RGB, or None for a frame that is too old to be searched. Raises BrokenImageError."""
+        self.status.taken(time.monotonic())
         age = self._age(header_ns(frame.message))
         max_age = self._settings().max_age
         if max_age > 0 and age > max_age:
