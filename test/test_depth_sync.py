@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +192,33 @@ def test_frames_that_share_a_stamp_are_each_delivered_once(rig):
     rig.depth(START + FRAME)
     rig.wait(2 * WAIT)
     assert [frame.image for frame in rig.got] == images
+
+
+def test_a_stamp_before_1970_harms_nothing(rig):
+    rig.warm_up()
+    rig.depth(-5.0)
+    rig.image(-5.0)
+    rig.wait(2 * WAIT)
+    assert len(rig.got) == 1
+    depth, image = rig.depth(START), rig.image(START)
+    assert (rig.got[-1].image, rig.got[-1].depth) == (image, depth)
+
+
+def test_message_filters_is_not_given_a_stamp_that_rclpy_refuses(monkeypatch):
+    time = pytest.importorskip("rclpy.time", reason="needs ROS 2 (rclpy)")
+    taken = []
+    # a stand-in, as message_filters is not on PyPI: it makes rclpy's Time of every stamp first
+    filters = SimpleNamespace(
+        SimpleFilter=lambda: SimpleNamespace(
+            signalMessage=lambda message: taken.append(time.Time.from_msg(message.header.stamp))
+        ),
+        ApproximateTimeSynchronizer=lambda *_: SimpleNamespace(registerCallback=lambda _: None),
+    )
+    monkeypatch.setitem(sys.modules, "message_filters", filters)
+    found = MessageFilters(lambda image, depth: None, 5, SLOP)
+    for stamp in (-5.0, START):
+        found.add(0, made(stamp))
+    assert len(taken) == 1
 
 
 def test_a_bag_that_starts_again_pairs_again(rig):

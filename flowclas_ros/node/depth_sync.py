@@ -72,7 +72,8 @@ class MessageFilters:
         self._synchroniser.registerCallback(matched)
 
     def add(self, stream: int, message: Any) -> None:
-        self._filters[stream].signalMessage(message)
+        if header_ns(message) >= 0:  # else it raises, and the node would end over one stamp before 1970
+            self._filters[stream].signalMessage(message)
 
 
 def pairing(matched: Matched, queue: int, slop: float) -> Pairing:
