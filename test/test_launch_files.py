@@ -104,6 +104,38 @@ def test_the_snippets_of_the_integration_page_are_well_formed_and_name_what_exis
         assert (ROOT / "config" / name).is_file(), name
 
 
+@pytest.mark.parametrize(
+    ("health", "hazard", "drives"),
+    [
+        ("OK", "OK", True),
+        ("OK", "WARN", True),  # CAUTION
+        ("WARN", "OK", True),  # drift, no depth
+        ("OK", "ERROR", False),
+        ("ERROR", "STALE", False),
+        ("WARN", "STALE", False),  # paused
+    ],
+)
+def test_autowares_graph_stops_for_a_hazard_and_a_detector_that_does_not_look_and_not_for_a_caution(
+    health, hazard, drives
+):
+    """By the rules of Autoware's graph: `and` is the worst, of a diag STALE is ERROR, and a mode needs OK."""
+    page = (ROOT / "docs" / "integration.md").read_text()
+    (graph,) = re.findall(r"```yaml\n(units:.*?)```", page, re.DOTALL)
+    units = {unit["path"]: unit for unit in yaml.safe_load(graph)["units"]}
+    said = {"health": health, "hazard": hazard}
+
+    def level(unit):
+        if unit["type"] == "and":
+            return max(map(level, unit["list"]), key=["OK", "WARN", "ERROR"].index)
+        if unit["type"] == "link":
+            return level(units[unit["link"]])
+        if unit["type"] == "warn-to-ok":
+            return level(unit["item"]).replace("WARN", "OK")
+        return said[unit["name"]].replace("STALE", "ERROR")
+
+    assert (level(units["/autoware/perception/flowclas"]) == "OK") == drives
+
+
 def load(name):
     spec = importlib.util.spec_from_file_location(f"{name}_launch", LAUNCH / f"{name}.launch.py")
     module = importlib.util.module_from_spec(spec)

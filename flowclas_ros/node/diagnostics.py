@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 PERIOD = 1.0  # seconds
 OK, WARN, ERROR, STALE = range(4)  # diagnostic_msgs/DiagnosticStatus's own numbers
 
-# Autoware's MRM path acts on ERROR. A hazard is one for the hazard status alone, a blind detector for the health alone.
+# Autoware's MRM path acts on ERROR, and on WARN unless its graph lets that pass (docs/integration.md). A hazard is an
+# ERROR for the hazard status alone, a blind detector for the health alone.
 _HAZARD_LEVELS = {
     Level.CLEAR: OK,
     Level.CAUTION: WARN,
