@@ -42,8 +42,8 @@ class NormalMemory(nn.Module):
         if not layers:
             raise FlowclasError("memory_layers is empty; name at least one layer, or set memory_weight 0")
         ends = torch.tensor([section.channels for section in sections]).cumsum(0).tolist()
-        self.channels = torch.cat([torch.arange(ends[n] - sections[n].channels, ends[n]) for n in layers]).tolist()
-        size = len(self.channels)
+        self.channels = [slice(ends[n] - sections[n].channels, ends[n]) for n in layers]
+        size = sum(sections[n].channels for n in layers)
         self.register_buffer("scale", torch.ones(size))
         self.register_buffer("cells", torch.zeros(CELLS, size, dtype=torch.float16))  # half the file, at no loss
         self.register_buffer("centre", torch.zeros(()))
@@ -51,7 +51,9 @@ class NormalMemory(nn.Module):
 
     def surroundings(self, features: Tensor) -> Tensor:
         """Of features (B, C, h, w): (B, h, w, D), unscaled."""
-        return box_mean(features[:, self.channels], SIDE).movedim(1, -1)
+        # By slices: a list of channels would go to the GPU with every frame, and the CPU wait for it.
+        chosen = torch.cat([features[:, channels] for channels in self.channels], dim=1)
+        return box_mean(chosen, SIDE).movedim(1, -1)
 
     def distance(self, features: Tensor) -> Tensor:
         """To the nearest remembered cell, in standard deviations: features (B, C, h, w) -> (B, h, w) float32."""
