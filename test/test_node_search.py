@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model.device import memory_errors
 from flowclas_ros.node import search
 from flowclas_ros.node.parameters import Settings
 
@@ -87,6 +90,25 @@ def test_a_frame_that_cannot_be_scored_does_not_blind_the_other_cameras(made):
     together, done, faults = frames(blank(), blank(value=255), blank())
     made.search.frames(together, made.settings)
     assert done == [0, 2] and faults == [(1, "not finite")]
+
+
+def test_what_a_batch_out_of_memory_held_is_free_before_its_frames_are_searched_alone(made, monkeypatch):
+    """Or they would be out of memory too, however small they are."""
+    held = []
+
+    def score_batch(images):
+        if len(images) == 1:
+            assert held[0]() is None
+            return np.zeros((1, 4, 6), np.float32), {}
+        with memory_errors(torch.device("cuda"), "these frames", "use smaller ones"):
+            features = torch.zeros(1)
+            held.append(weakref.ref(features))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(made.detector, "score_batch", score_batch)
+    together, done, faults = frames(blank(), blank())
+    made.search.frames(together, made.settings)
+    assert held and done == [0, 1] and not faults
 
 
 def test_a_frame_that_cannot_be_read_or_interpreted_is_its_own_cameras_fault(made):

@@ -81,15 +81,20 @@ class Search:
             self._batch(batch)
 
     def _batch(self, batch: list[tuple[Frame, np.ndarray]]) -> None:
+        scored = None
         try:
-            scores, stages = self.detector.score_batch([picture for _, picture in batch])
+            scored = self.detector.score_batch([picture for _, picture in batch])
         except Exception as error:
             if len(batch) == 1:
                 batch[0][0].stream.failed(error)
                 return
-            for one in batch:  # the camera with the bad picture must not blind the others
+        if scored is None:
+            # The camera with the bad picture must not blind the others. Out here, since as long as the error is handled
+            # it holds what the batch had on the device: one out of memory would leave none to its frames.
+            for one in batch:
                 self._batch([one])
             return
+        scores, stages = scored
         height, width = batch[0][1].shape[:2]
         self._sizes = {(height, width): len(batch)}
         for (frame, picture), score in zip(batch, scores, strict=True):
