@@ -23,6 +23,13 @@ def test_a_cpu_without_bfloat16_takes_fp32_and_says_so(flags, precision, tmp_pat
     assert ("is fp32, which is faster" in capsys.readouterr().out) == (precision == "32-true")
 
 
+def test_more_gpus_than_there_are_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert trainer_setup.hardware(TrainerConfig(device="cuda", devices=2), torch.device("cuda", 0))["devices"] == 2
+    with pytest.raises(FlowclasError, match=r"trainer\.devices is 3, and PyTorch sees 2 GPU"):
+        trainer_setup.hardware(TrainerConfig(device="cuda", devices=3), torch.device("cuda", 0))
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero():
     factors = [lr_factor(step, 4, 20) for step in range(21)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]

@@ -63,6 +63,11 @@ def hardware(trainer: TrainerConfig, device: torch.device) -> dict[str, Any]:
     named = device.type == "cuda" and ":" in trainer.device
     if named and trainer.devices > 1:
         raise FlowclasError(f"trainer.device {trainer.device} is one GPU, trainer.devices {trainer.devices}; use cuda")
+    if device.type == "cuda" and trainer.devices > torch.cuda.device_count():
+        raise FlowclasError(
+            f"trainer.devices is {trainer.devices}, and PyTorch sees {torch.cuda.device_count()} GPU(s) here; use as "
+            "many as there are on each node"
+        )
     return {
         "accelerator": "gpu" if device.type == "cuda" else "cpu",
         "devices": [device.index] if named else trainer.devices,
