@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
 from flowclas_ros.detection.calibration import Calibration
+from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
 from flowclas_ros.training import data, trainer_setup
@@ -208,8 +209,9 @@ def test_a_process_that_reads_images_and_is_killed_is_one_line_with_the_way_out(
     """As Linux does where memory is short, and a container where shared memory is."""
 
     def killed(path):
-        assert get_worker_info() is not None  # or the tests would end here
-        os.kill(os.getpid(), signal.SIGKILL)
+        if get_worker_info() is not None:  # or the tests would end here
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_image(path)
 
     monkeypatch.setattr(data, "read_image", killed)
     with pytest.raises(FlowclasError, match=r"reads images was lost \(DataLoader worker .*smaller data\.workers"):

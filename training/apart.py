@@ -15,8 +15,8 @@ def require_apart(data: DataConfig, train: Sequence[Path], val: Sequence[Path]) 
     """Raise FlowclasError where a frame of ``val`` is one of ``train`` too, or data.outliers_val or data.exposed_val
     names what data.outliers or data.exposed does.
     """
-    seen = {path.resolve() for path in train}
-    both = [path for path in val if path.resolve() in seen]
+    seen = set(_resolved(train))
+    both = [path for path, real in zip(val, _resolved(val), strict=True) if real in seen]
     if both:
         raise FlowclasError(
             f"{len(both)} of {len(val)} validation frames are training frames as well, such as '{both[0]}'; give "
@@ -30,6 +30,12 @@ def require_apart(data: DataConfig, train: Sequence[Path], val: Sequence[Path]) 
             raise FlowclasError(
                 f"data.{name} and data.{name}_val both hold '{shared}': give {name}_val others, or leave it out"
             )
+
+
+def _resolved(paths: Sequence[Path]) -> list[Path]:
+    """Without links; each folder is followed once, since following it for every file takes seconds."""
+    folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
+    return [path.resolve() if path.is_symlink() else folders[path.parent] / path.name for path in paths]
 
 
 def _same_objects(ours: OutlierConfig, theirs: OutlierConfig) -> Path | None:

@@ -134,7 +134,7 @@ def _check_classes(pairs: list[Pair]) -> None:
     normal = anomaly = 0
     for pair in pairs:
         mask = pair.read_mask(read_image(pair.image))
-        normal, anomaly = normal + np.count_nonzero(mask == 0), anomaly + np.count_nonzero(mask == 1)
+        normal, anomaly = normal + int((mask == 0).sum()), anomaly + int((mask == 1).sum())
         if normal and anomaly:
             return
     require_both_classes(normal, anomaly, len(pairs))
