@@ -157,6 +157,21 @@ def test_data_dependent_start_gives_a_standardised_latent():
     assert (z.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-2
 
 
+@pytest.mark.parametrize(("whitening", "farthest"), [(False, 20), (True, 1000)])  # by its shrinkage, whitening has 300
+def test_a_channel_that_the_first_batch_does_not_move_takes_the_others_scale(whitening, farthest):
+    """As one of a ReLU: a later batch moves it, or nothing does before the robot."""
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 6, 8, 8), torch.randn(2, 6, 8, 8)
+    first[:, :2], second[:, 1] = 0.0, 0.0
+    flow = NormalizingFlow(6, FlowConfig(steps=3, whitening=whitening))
+    flow.initialise([(first, None), (second, None)])
+    second[:, 1] = 3.0
+    with torch.no_grad():
+        usual, moved = flow(first)[0], flow(second)[0]
+    assert (usual.std(dim=(0, 2, 3)) - 1).abs().lt(0.01).sum() >= 4  # the channels that it does move
+    assert moved.abs().max() < farthest
+
+
 def test_noise_acts_in_training_mode_only():
     flow = NormalizingFlow(6, FlowConfig(steps=1, whitening=False, noise=0.5))
     x = torch.zeros(2, 6, 30, 30)
