@@ -49,7 +49,7 @@ class DetectorProcess:
         """Names of the process's threads that are the worker's, by the kernel's count."""
         names = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # it has ended since
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
                 names.append((task / "comm").read_text().strip())
         return names
 
