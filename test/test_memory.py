@@ -95,6 +95,18 @@ def test_a_channel_that_never_moves_tells_nothing_and_spoils_nothing(value):
     torch.testing.assert_close(module.distance(features), without.distance(features[:, :1]), rtol=0, atol=0.1)
 
 
+def test_a_channel_that_moves_for_the_first_time_is_of_the_others_scale():
+    """As one of a ReLU that no remembered frame excites."""
+    still = [(features.clone(), None) for features, _ in batches()]
+    for features, _ in still:
+        features[:, 1] = 0.0
+    module = NormalMemory(SECTIONS, (0,))
+    module.fit(still, 4, torch.Generator().manual_seed(0))
+    moved = still[0][0].clone()
+    moved[:, 1] = moved[:, 0].std()
+    assert module.distance(moved).max() < 10
+
+
 def test_too_few_cells_are_refused_and_layers_that_are_not_there():
     module = NormalMemory(SECTIONS, (0,))
     with pytest.raises(FlowclasError, match=r"takes 40, these images gave 9; give more.*memory_weight 0"):

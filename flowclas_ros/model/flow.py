@@ -72,14 +72,21 @@ class FlowConfig:
         return self.steps == 0 or alone
 
 
-STILL = 0.01  # of the channels' mean standard deviation: below, a channel does not move
+STILL = 0.01  # of the channels' median standard deviation: below, a channel does not move
+
+
+def usual_where_still(std: Tensor) -> Tensor:
+    """Standard deviations of channels (C,), their median in place of those of channels that do not move."""
+    moving = std[std > 0]
+    usual = moving.median() if moving.numel() else std.new_ones(())
+    return torch.where(std < STILL * usual, usual, std).clamp_min(1e-6)
 
 
 class ActNorm(nn.Module):
     """Per-channel scale and bias, set from the first batch to give zero mean and unit variance (Glow, section 3.1).
 
-    A channel that does not move in it, as of a ReLU that none of its images excites, takes the others' mean scale. With
-    unit variance, the first image that does move it would lie millions of deviations away.
+    A channel that does not move in it, as of a ReLU that none of its images excites, takes the others' usual scale.
+    With unit variance, the first image that does move it would lie millions of deviations away.
     """
 
     def __init__(self, channels: int) -> None:
@@ -92,9 +99,7 @@ class ActNorm(nn.Module):
         """Set scale and bias from x (B, C, h, w), over the pixels of mask (B, h, w)."""
         rows = x.movedim(1, -1)
         rows = rows[mask.bool()] if mask is not None else rows.flatten(0, 2)
-        std = rows.std(dim=0)
-        usual = std.mean()
-        std = torch.where(std < STILL * usual, usual, std).clamp_min(1e-6)
+        std = usual_where_still(rows.std(dim=0))
         self.log_scale.copy_(-std.log().view_as(self.log_scale))
         self.bias.copy_((-rows.mean(dim=0) / std).view_as(self.bias))
 

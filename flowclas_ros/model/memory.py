@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.backbone import Section
+from flowclas_ros.model.flow import usual_where_still
 from flowclas_ros.model.fusion import centre_and_spread
 from flowclas_ros.model.guided import box_mean
 
@@ -90,7 +91,7 @@ class NormalMemory(nn.Module):
             cells, _ = self._draw(batches, share, generator)
         cells = cells[torch.randperm(len(cells), generator=generator)[:CELLS].to(cells.device)]
         # A channel that hardly moves, but far from 0, would leave the range of half precision and drown the others.
-        self.scale.copy_(torch.maximum(cells.std(dim=0), cells.mean(dim=0).abs() / FARTHEST).clamp_min(1e-6))
+        self.scale.copy_(usual_where_still(torch.maximum(cells.std(dim=0), cells.mean(dim=0).abs() / FARTHEST)))
         self.cells.copy_(cells / self.scale)
 
     def _draw(
