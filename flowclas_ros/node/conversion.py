@@ -95,6 +95,11 @@ def decode(message: Any) -> np.ndarray:
         raise BrokenImageError(f"compressed {error}") from error
 
 
+def to_picture(message: Any) -> np.ndarray:
+    """The picture in a sensor_msgs/Image or CompressedImage as (H, W, 3) uint8 RGB. Raises BrokenImageError."""
+    return to_rgb(message) if hasattr(message, "encoding") else decode(message)
+
+
 def header_ns(message: Any) -> int:
     """Nanoseconds of a message's header stamp, 0 for none."""
     return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)

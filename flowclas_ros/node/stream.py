@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowclas_ros.node.conversion import decode, header_ns, to_rgb
+from flowclas_ros.node.conversion import header_ns, to_picture
 from flowclas_ros.node.depth_image import locate_hazards
 from flowclas_ros.node.depth_sync import SyncedFrame
 from flowclas_ros.node.inputs import Inputs
@@ -118,7 +118,7 @@ class Stream:
         if max_age > 0 and age > max_age:
             self.status.too_old(age, max_age)
             return None
-        return to_rgb(frame.message) if hasattr(frame.message, "encoding") else decode(frame.message)
+        return to_picture(frame.message)
 
     def conclude(
         self, frame: Frame, picture: np.ndarray, detector: Detector, score: np.ndarray, stages: dict[str, float]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from flowclas_ros.detection.images import SUFFIXES, list_images, read_image
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node.conversion import decode, header_ns, to_rgb
+from flowclas_ros.node.conversion import header_ns, to_picture
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -128,7 +128,8 @@ def _bag_frames(path: Path, topic: str | None, skip: OnError) -> Iterator[Frame]
         for index, (connection, bag_ns, raw) in enumerate(messages(reader, path, connections)):
             try:
                 message: Any = reader.deserialize(raw, connection.msgtype)
-                image = _message_image(message, connection.msgtype)
+                # The node's own lines read the message, so that a recorded bag and a live robot give the same pixels.
+                image = np.ascontiguousarray(to_picture(message))
             except Exception as error:  # a broken message: rosbags raises what its parser stumbles over
                 skip(FlowclasError(f"bag {path}, topic {connection.topic}, message {index}: {error}"))
                 continue
@@ -142,13 +143,6 @@ def messages(reader: AnyReader, path: Path, connections: list[Connection]) -> It
         yield from reader.messages(connections=connections)
     except Exception as error:  # a file cut short shows here, after its last whole message
         raise FlowclasError(f"bag {path} breaks off ({error}): copy it again, or run `ros2 bag reindex`") from error
-
-
-def _message_image(message: Any, msgtype: str) -> npt.NDArray[np.uint8]:
-    """By the node's own lines, so that a recorded bag and a live robot give the same pixels."""
-    if msgtype.endswith("/CompressedImage"):
-        return decode(message)
-    return np.ascontiguousarray(to_rgb(message))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node.conversion import decode, header_ns, to_rgb
+from flowclas_ros.node.conversion import header_ns, to_picture
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import image_connections, messages, open_bag
 
@@ -140,7 +140,7 @@ class Recording:
             return recorded
         message = recorded.message
         try:
-            image = to_rgb(message) if hasattr(message, "encoding") else decode(message)  # the node's own lines
+            image = to_picture(message)  # the node's own lines
         except Exception as error:  # a message that contradicts itself in ways that nobody has thought of
             return replace(recorded, error=f"{error}" or type(error).__name__)
         picture = np.ascontiguousarray(image)
