@@ -91,6 +91,17 @@ def test_every_level_from_hazard_on_pauses_servo_once(rig, level):
     assert rig.asked == [True]
 
 
+def test_one_broken_frame_pauses_nothing_but_nothing_is_resumed_on_it(rig):
+    for _ in range(3):
+        rig.say(DetectorState.FAULT, seconds=0.2)
+        rig.say(DetectorState.CLEAR, seconds=0.2)
+    assert rig.asked == []
+    rig.say(DetectorState.HAZARD, lambda: rig.asked, ANSWER_TIMEOUT)
+    rig.say(DetectorState.FAULT)
+    refused = rig.resume(DetectorState.FAULT)
+    assert not refused.success and "not resumed: said" in refused.message
+
+
 def test_a_detector_that_falls_silent_pauses_servo(rig):
     end = time.monotonic() + ANSWER_TIMEOUT
     while not rig.asked and time.monotonic() < end:

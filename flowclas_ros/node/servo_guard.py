@@ -30,7 +30,8 @@ STATES = 10  # that wait for a guard that is kept from running: a hazard among t
 
 class ServoGuard(Node):
     """Parameters: pause_service; pause_from, the lowest level that pauses (1 CAUTION, 2 HAZARD or 3 STALE); timeout,
-    seconds without a state, which the detector says twice a second at least, after which Servo is paused as well.
+    seconds without a state, which the detector says twice a second at least, or in FAULT throughout, after which Servo
+    is paused as well: one frame that does not decode is a FAULT until the next one, and no reason to stop.
     Raises FlowclasError for a value out of range.
     """
 
@@ -46,6 +47,7 @@ class ServoGuard(Node):
         self._servo = self.create_client(SetBool, service)
         self._state: DetectorState | None = None
         self._heard = time.monotonic()
+        self._unfaulted = time.monotonic()  # when the last state came that is no FAULT
         self._paused: str = ""  # why; empty while Servo may run
         self._confirmed = -math.inf  # when Servo last said that it is paused
         self._asked: tuple[float, Any] | None = None  # when, and the future
@@ -56,6 +58,8 @@ class ServoGuard(Node):
 
     def _on_state(self, message: DetectorState) -> None:
         self._state, self._heard = message, time.monotonic()
+        if message.level != DetectorState.FAULT:
+            self._unfaulted = self._heard
         self._tick()
 
     def _reason(self) -> str:
@@ -67,9 +71,14 @@ class ServoGuard(Node):
             return "no detector state yet"
         return self._state.message or "hazard" if self._state.level >= self._pause_from else ""
 
+    def _may_pass(self) -> bool:
+        """Whether the reason is a FAULT that has not lasted yet."""
+        fault = self._state is not None and self._state.level == DetectorState.FAULT
+        return fault and time.monotonic() - self._unfaulted <= self._timeout
+
     def _tick(self) -> None:
         reason = self._reason()
-        if reason and not self._paused:
+        if reason and not self._paused and not self._may_pass():
             self._forget_request()
             self._paused, self._confirmed = reason, -math.inf
             self.get_logger().error(f"pausing Servo: {reason}")
