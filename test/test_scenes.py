@@ -157,9 +157,25 @@ def test_objects_tumble_in_orbit_and_fall_on_the_road():
     )
 
 
+def seen(world, *poses):
+    """The world's pictures (48, 64, 3), 0..1, from camera poses."""
+    from flowclas_ros.training.scenes.engine import Renderer
+
+    model, data = world.compile()
+    world.mj.mj_forward(model, data)
+    renderer = Renderer(model, 64, 48, 50.0, 0.2, 40.0)
+    try:
+        pictures = []
+        for pose in poses:
+            renderer.update(data, pose)
+            pictures.append(renderer.colour()[0] / 255)
+        return pictures
+    finally:
+        renderer.close()
+
+
 def test_fill_light_reaches_what_the_sun_does_not():
     from flowclas_ros.training.scenes import mesh
-    from flowclas_ros.training.scenes.engine import Renderer
     from flowclas_ros.training.scenes.stage import looking
     from flowclas_ros.training.scenes.world import Look, World
 
@@ -168,16 +184,23 @@ def test_fill_light_reaches_what_the_sun_does_not():
     world.fixed([(mesh.box(8, 8, 0.1), grey), (mesh.box(1, 1, 0.1).at(z=2), grey)])
     world.sun(np.array([0.0, 1.0, -1.0]), (0.9, 0.9, 0.9), reach=20.0)
     world.fill((0, 0, 1), (0.3, 0.3, 0.3), ambient=(0.2, 0.2, 0.2))  # from below: none of it but the ambient part here
-    model, data = world.compile()
-    world.mj.mj_forward(model, data)
-    renderer = Renderer(model, 64, 48, 50.0, 0.2, 40.0)
-    try:
-        renderer.update(data, looking(np.array([0.0, 2.0, 1.5]), np.array([0.0, 2.0, 0.0]), up=(0, 1, 0)))
-        colour, _ = renderer.colour()
-    finally:
-        renderer.close()
-    shadow, lit = float(colour[24, 32].mean()) / 255, float(np.median(colour)) / 255
+    pose = looking(np.array([0.0, 2.0, 1.5]), np.array([0.0, 2.0, 0.0]), up=(0, 1, 0))
+    (colour,) = seen(world, pose)
+    shadow, lit = float(colour[24, 32].mean()), float(np.median(colour))
     assert shadow == pytest.approx(0.5 * 0.2, abs=0.01) and lit > 3 * shadow
+
+
+def test_the_lamp_shines_where_the_camera_looks():
+    from flowclas_ros.training.scenes import mesh
+    from flowclas_ros.training.scenes.stage import looking
+    from flowclas_ros.training.scenes.world import Look, World
+
+    world = World(0, (64, 48), gravity=0.0, extent=10.0)
+    world.fixed([(mesh.box(8, 8, 8), Look("grey", None, (0.5, 0.5, 0.5), specular=0.0))])
+    world.lamp(0.4)
+    ways = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0)]) * 6.0
+    for picture in seen(world, *(looking(way, np.zeros(3)) for way in ways)):
+        assert picture[24, 32] == pytest.approx(0.5 * 0.4, abs=0.01)
 
 
 def test_a_new_scene_begins_after_twenty_seconds_and_stamps_go_on():

@@ -108,6 +108,9 @@ class Renderer:
             camera.frustum_width = self._half * width / height
             camera.frustum_bottom = -self._half + shift[1] * pixel
             camera.frustum_top = self._half + shift[1] * pixel
+        for light in scene.lights[: scene.nlight]:
+            if light.headlight:  # MuJoCo's shines from its own camera, which is not this one
+                light.dir[:] = pose[:3, 2]
 
     def move_lights(self, offset: np.ndarray) -> None:
         """Carry the lights along by `offset` (3,) metres after `update`: the shadow's reach goes with them."""

@@ -17,6 +17,7 @@ from flowclas_ros.training.scenes.world import Look, World
 
 FOVY = 50.0  # degrees
 RADIUS = 2.1  # metres, of a module
+LAMP = 0.25  # of the sunlight's strength, in the camera's lamp: dark things show in shadows, which stay deep
 
 METAL = Look("bare metal", tex.mottled((146, 148, 152), 0.1), specular=0.7, shininess=0.5)
 DARK = Look("dark metal", tex.mottled((58, 60, 64), 0.12), specular=0.4, shininess=0.4)
@@ -47,6 +48,7 @@ def build(seed: int, size: tuple[int, int], seconds: float, kinds: Kinds | None)
     world.sun(-earth.sun, (0.95, 0.93, 0.88), reach=30.0)
     earthshine = np.array([0.15, 0.18, 0.24]) * rng.uniform(0.7, 1.4)
     world.fill((0, 0, 1.0), earthshine, ambient=(0.12, 0.126, 0.14))  # some of it by way of the station itself
+    world.lamp(LAMP)
     scene = Scene(
         world,
         camera,

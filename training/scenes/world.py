@@ -82,6 +82,12 @@ class World:
         """Soft light: from along `direction` (3,) without shadow or gloss, `ambient` (3,) of it from all around."""
         self._light(direction, colour, specular=[0.0] * 3, ambient=list(ambient), castshadow=False)
 
+    def lamp(self, strength: float) -> None:
+        """A lamp beside the camera that shines where it looks: without shadow, and as bright on far things as on near."""
+        lamp = self.spec.visual.headlight
+        lamp.active = 1
+        lamp.diffuse, lamp.specular, lamp.ambient = [strength] * 3, [strength / 2] * 3, [0.0] * 3
+
     def _light(self, direction: Any, colour: Any, **rest: Any) -> None:
         kind = self.mj.mjtLightType.mjLIGHT_DIRECTIONAL
         self.spec.worldbody.add_light(type=kind, dir=list(direction), diffuse=list(colour), **rest)
