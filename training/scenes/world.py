@@ -83,7 +83,7 @@ class World:
         self._light(direction, colour, specular=[0.0] * 3, ambient=list(ambient), castshadow=False)
 
     def lamp(self, strength: float) -> None:
-        """A lamp beside the camera that shines where it looks: without shadow, and as bright on far things as on near."""
+        """A lamp beside the camera that shines where it looks, without shadow, as bright on far things as on near."""
         lamp = self.spec.visual.headlight
         lamp.active = 1
         lamp.diffuse, lamp.specular, lamp.ambient = [strength] * 3, [strength / 2] * 3, [0.0] * 3
