@@ -251,7 +251,7 @@ def test_only_the_outputs_that_publish_names_are_sent_and_the_state_always(peer,
     peer.exchange(frame(peer), *outputs)
 
 
-def test_a_subscriber_that_asks_for_more_than_the_outputs_offer_is_named_in_the_diagnostics(peer):
+def test_a_subscriber_that_asks_for_more_than_the_outputs_offer_is_named_in_the_diagnostics_until_it_leaves(peer):
     from rclpy.qos import DurabilityPolicy, QoSProfile
     from sensor_msgs.msg import Image
 
@@ -263,8 +263,15 @@ def test_a_subscriber_that_asks_for_more_than_the_outputs_offer_is_named_in_the_
         assert status.level == b"\x01" and status.hardware_id == "cpu"
         values = {pair.key for pair in status.values}
         assert {"device", "latency (s)", "frames dropped", "preprocess (s)", "infer (s)", "tracking (s)"} <= values
+        peer.forget()
+        assert peer.change("deactivate") and peer.change("activate")
+        peer.exchange(frame(peer), "state")
+        health(peer, "incompatible DURABILITY")  # said again, as it still holds
     finally:
         peer.node.destroy_subscription(subscription)
+    peer.forget()
+    peer.exchange(frame(peer), "state")
+    assert health(peer, "frames are searched in time").level == b"\x00"
 
 
 def test_precision_changes_live_and_a_device_that_is_absent_is_refused(peer, restored):

@@ -35,7 +35,7 @@ from flowclas_ros.training.segmentation import label_losses
 from flowclas_ros.training.trainer_setup import adamw
 
 BACKBONE = "model.backbone."
-INIT_BATCH = 32  # at most so many images start ActNorm: as many on several processes as on one
+INIT_BATCH = 8  # at most so many whole images start ActNorm, in fp32; as many on several processes as on one
 
 
 class FitModule(L.LightningModule):

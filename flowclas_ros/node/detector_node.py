@@ -190,7 +190,7 @@ class DetectorNode(PatientLifecycleNode):
         now = time.monotonic()
         if self._active:
             for stream in self._streams:
-                stream.reporter.tick(now)
+                stream.tick(now)
         if now - self._diagnosed > diagnostics.PERIOD and self._diagnostics is not None:
             self._diagnosed = now
             name = self.get_fully_qualified_name()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ except ImportError:  # Humble
 from flowclas_ros.errors import FlowclasError
 
 Heard = Callable[[str, str], None]  # topic, line
+UNKNOWN = 1.0  # seconds that the graph may not know yet of a peer that the middleware has told of
 
 _POLICIES: dict[str, Any] = {
     "history": HistoryPolicy,
@@ -67,6 +69,43 @@ def _depth(value: Any) -> int:
 def output_qos(depth: int = 1) -> QoSProfile:
     """Reliable, so that RViz's default and best-effort readers both match; depth 1: the newest frame is what counts."""
     return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class Unmatched:
+    """What was heard of peers on one side, until the last of them has left.
+
+    The middleware says that a peer of incompatible quality has come, not that it has gone. Without any peer there is
+    none of incompatible quality either.
+
+    Args:
+        peers: how many there are of a topic.
+        remark: takes a topic and a line, or "" when it holds no more.
+    """
+
+    def __init__(self, peers: Callable[[str], int], remark: Heard) -> None:
+        self._peers, self._remark = peers, remark
+        self._since: dict[str, tuple[float, str]] = {}
+
+    def heard(self, topic: str, text: str) -> None:
+        """A peer does not match."""
+        self._since[topic] = (time.monotonic(), text)
+        self._remark(topic, text)
+
+    def tick(self, now: float) -> None:
+        """Take back at `now` (monotonic seconds) what holds no more."""
+        for topic, (since, _) in list(self._since.items()):
+            if now - since > UNKNOWN and not self._peers(topic):
+                del self._since[topic]
+                self._remark(topic, "")
+
+    def repeat(self) -> None:
+        """Say again what holds."""
+        for topic, (_, text) in self._since.items():
+            self._remark(topic, text)
+
+    def forget(self) -> None:
+        """The endpoints are others now."""
+        self._since.clear()
 
 
 def subscription_events(heard: Heard, topic: Callable[[], str]) -> SubscriptionEventCallbacks:

@@ -15,6 +15,7 @@ from flowclas_ros.node.inputs import Inputs
 from flowclas_ros.node.messages import nearest_range
 from flowclas_ros.node.outputs import Outputs
 from flowclas_ros.node.parameters import Settings
+from flowclas_ros.node.quality import Unmatched
 from flowclas_ros.node.reporting import Reporter
 from flowclas_ros.node.search import reason_of, rules
 from flowclas_ros.node.self_mask import SelfMask
@@ -64,8 +65,10 @@ class Stream:
         self._forget = False  # to begin anew with the next frame: set by the executor's thread, done by the worker's
         self.status = Status(time.monotonic())
         self._depth = chosen.depth
-        self.outputs = Outputs(node, camera, chosen.depth, self._heard)
-        self.inputs = Inputs(node, camera, self._heard, self._came, self._deliver)
+        self._unmatched_inputs = Unmatched(node.count_publishers, self._remark)
+        self._unmatched_outputs = Unmatched(node.count_subscribers, self._remark)
+        self.outputs = Outputs(node, camera, chosen.depth, self._unmatched_outputs.heard)
+        self.inputs = Inputs(node, camera, self._unmatched_inputs.heard, self._came, self._deliver)
         self.reporter = Reporter(node, self.inputs, self.outputs, settings, detector)
 
     # ---------------------------------------------------------------- on the executor's thread
@@ -73,6 +76,8 @@ class Stream:
     def open(self) -> None:
         """Start to look, with counts at zero and nothing remembered."""
         self.status = Status(time.monotonic())
+        self._unmatched_inputs.forget()  # new subscriptions hear of their publishers anew, the outputs stay as they are
+        self._unmatched_outputs.repeat()
         self.reporter.begin(self.status)
         self._forget = True
         self.inputs.open(self._settings(), self._self_mask)
@@ -93,6 +98,12 @@ class Stream:
         self.status.resumed(time.monotonic())
         self.reporter.idle = ""
 
+    def tick(self, now: float) -> None:
+        """Notice at `now` (monotonic seconds) what no frame would tell."""
+        self._unmatched_inputs.tick(now)
+        self._unmatched_outputs.tick(now)
+        self.reporter.tick(now)
+
     def _came(self) -> bool:
         """An image: whether it is wanted."""
         self.status.received(time.monotonic())
@@ -104,8 +115,9 @@ class Stream:
         if self.reporter.idle or self._park(Frame(self, synced)):
             self.status.replaced()
 
-    def _heard(self, topic: str, text: str) -> None:
-        self._node.get_logger().error(text)
+    def _remark(self, topic: str, text: str) -> None:
+        if text:
+            self._node.get_logger().error(text)
         self.status.remark(topic, text)
 
     # ---------------------------------------------------------------- on the worker's thread
