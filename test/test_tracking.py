@@ -152,6 +152,14 @@ def test_time_stepping_back_begins_anew_with_new_ids_and_says_so():
     assert "time stepped back by 1.10 s" in tracker.notice
 
 
+def test_a_single_stamp_from_the_future_keeps_the_hazards():
+    tracker = HazardTracker(confirm_frames=2)
+    play(tracker, [seen(region(10, 10))] * 2)
+    for stamp in (START + 100 * FRAME, START + 3 * FRAME, START + 4 * FRAME):
+        assert [hazard.id for hazard in tracker.update([region(10, 10)], None, stamp)] == [1]
+        assert tracker.notice == ""
+
+
 def test_a_reset_forgets_the_time_as_well():
     tracker = HazardTracker()
     tracker.update([region(10, 10)], None, START)

@@ -8,6 +8,7 @@ does not give in this frame. Nothing is extrapolated: the place is the last meas
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -67,11 +68,12 @@ class HazardTracker:
         self.notice = ""
         self._tracks: list[TrackedHazard] = []  # the unconfirmed as well
         self._next_id = 1
-        self._stamp: int | None = None
+        self._stamps: deque[int] = deque(maxlen=2)  # of the last frames, nanoseconds
 
     def reset(self) -> None:
         """Forget every hazard. Ids go on from where they were."""
-        self._tracks, self._stamp, self.pending = [], None, 0
+        self._tracks, self.pending = [], 0
+        self._stamps.clear()
 
     def update(
         self, regions: Sequence[Region], locations: Sequence[Location | None] | None, stamp: int | None
@@ -79,7 +81,8 @@ class HazardTracker:
         """The confirmed hazards after a frame, seen or held, highest peak first.
 
         regions: of `find_regions`. locations: their places, one each, or None without depth. stamp: of the frame,
-        nanoseconds, None or 0 when it has none; a step back by more than half a second begins anew.
+        nanoseconds, None or 0 when it has none; a step back by more than half a second behind the last two frames
+        begins anew.
         """
         self._look_at_the_clock(stamp or None)
         regions = regions[:MOST]
@@ -109,12 +112,13 @@ class HazardTracker:
         self.notice = ""
         if stamp is None:
             return
-        back = 0 if self._stamp is None else self._stamp - stamp
-        if back > BACKWARD_TOLERANCE:
+        # of two, so that a single stamp from the future does not make the next frame a step back
+        if min(self._stamps, default=stamp) - stamp > BACKWARD_TOLERANCE:
+            back = self._stamps[-1] - stamp
             self.notice = f"time stepped back by {back * 1e-9:.2f} s: hazards are tracked anew"
             logger.warning("%s", self.notice)
             self.reset()
-        self._stamp = stamp
+        self._stamps.append(stamp)
 
     def _seen(self, track: TrackedHazard, region: Region, place: Location | None) -> TrackedHazard:
         if place is not None:
