@@ -30,7 +30,7 @@ export ROS_DOMAIN_ID ?= $(shell echo $$(( $$$$ % 101 + 1 )))
 demo: messages
 	@$(VENV)/bin/flowclas demo
 
-# Needs the kit (FLOWCLAS_KIT) and some hours on two cores: half an hour to render orbit, 70 minutes for its backbone.
+# Needs the kit (FLOWCLAS_KIT) and some hours on two cores: half an hour to render orbit, 95 minutes for its backbone.
 samples: messages
 	@$(RUN) tools/build_samples.py
 
