@@ -17,7 +17,7 @@ except ImportError:  # Humble
 from flowclas_ros.errors import FlowclasError
 
 Heard = Callable[[str, str], None]  # topic, line
-UNKNOWN = 1.0  # seconds that the graph may not know yet of a peer that the middleware has told of
+GRAPH_DELAY = 1.0  # seconds that the graph may not know yet of a peer that the middleware has told of
 
 _POLICIES: dict[str, Any] = {
     "history": HistoryPolicy,
@@ -84,28 +84,28 @@ class Unmatched:
 
     def __init__(self, peers: Callable[[str], int], remark: Heard) -> None:
         self._peers, self._remark = peers, remark
-        self._since: dict[str, tuple[float, str]] = {}
+        self._said: dict[str, tuple[float, str]] = {}
 
     def heard(self, topic: str, text: str) -> None:
         """A peer does not match."""
-        self._since[topic] = (time.monotonic(), text)
+        self._said[topic] = (time.monotonic(), text)
         self._remark(topic, text)
 
     def tick(self, now: float) -> None:
         """Take back at `now` (monotonic seconds) what holds no more."""
-        for topic, (since, _) in list(self._since.items()):
-            if now - since > UNKNOWN and not self._peers(topic):
-                del self._since[topic]
+        for topic, (since, _) in list(self._said.items()):
+            if now - since > GRAPH_DELAY and not self._peers(topic):
+                del self._said[topic]
                 self._remark(topic, "")
 
     def repeat(self) -> None:
         """Say again what holds."""
-        for topic, (_, text) in self._since.items():
+        for topic, (_, text) in self._said.items():
             self._remark(topic, text)
 
     def forget(self) -> None:
         """The endpoints are others now."""
-        self._since.clear()
+        self._said.clear()
 
 
 def subscription_events(heard: Heard, topic: Callable[[], str]) -> SubscriptionEventCallbacks:
