@@ -90,6 +90,30 @@ def test_a_frame_that_cannot_be_scored_does_not_blind_the_other_cameras(made):
     together, done, faults = frames(blank(), blank(value=255), blank())
     made.search.frames(together, made.settings)
     assert done == [0, 2] and faults == [(1, "not finite")]
+    made.detector.batches.clear()
+    made.search.frames(frames(blank(), blank())[0], made.settings)
+    assert made.detector.batches == [(2, 4, 6)], "the picture was at fault, not the batch"
+
+
+def test_a_batch_that_is_too_much_is_halved_until_the_detector_is_another(made, monkeypatch, caplog):
+    def score_batch(images):
+        made.detector.batches.append(len(images))
+        if len(images) > 2:
+            raise FlowclasError("out of memory")
+        return np.zeros((len(images), 4, 6), np.float32), {}
+
+    monkeypatch.setattr(made.detector, "score_batch", score_batch)
+    for expected in ([5, 1, 1, 1, 1, 1], [2, 2, 1]):
+        together, done, faults = frames(*[blank()] * 5)
+        made.search.frames(together, made.settings)
+        assert made.detector.batches == expected and done == [0, 1, 2, 3, 4] and not faults
+        made.detector.batches.clear()
+    assert caplog.messages == ["out of memory; from now on at most 2 of 5 frames at once"]
+    second = Counting("second")
+    made.search.swap(second)
+    second.batches.clear()
+    made.search.frames(frames(*[blank()] * 5)[0], made.settings)
+    assert second.batches == [(5, 4, 6)]
 
 
 def test_what_a_batch_out_of_memory_held_is_free_before_its_frames_are_searched_alone(made, monkeypatch):

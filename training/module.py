@@ -35,7 +35,7 @@ from flowclas_ros.training.segmentation import label_losses
 from flowclas_ros.training.trainer_setup import adamw
 
 BACKBONE = "model.backbone."
-INIT_BATCH = 8  # at most so many whole images start ActNorm, in fp32; as many on several processes as on one
+WHOLE_IMAGES = 8  # at once, however many crops a step takes: whole images need more memory
 
 
 class FitModule(L.LightningModule):
@@ -85,7 +85,8 @@ class FitModule(L.LightningModule):
         """Lightning's hook; every process validates all of it, so that the metrics need no merging."""
         config = self.config
         dataset = validation_set(config, self.data)
-        return DataLoader(dataset, batch_size=config.data.batch_size, collate_fn=collate, **self._loader_options())
+        size = min(config.data.batch_size, WHOLE_IMAGES)
+        return DataLoader(dataset, batch_size=size, collate_fn=collate, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
         workers = self.config.data.workers
@@ -270,7 +271,8 @@ class FeatureBatches:
         self.model = model
         self.loader = DataLoader(
             InlierDataset([frames[i] for i in order]),
-            batch_size=min(config.data.batch_size * config.trainer.devices * config.trainer.nodes, INIT_BATCH),
+            # as many on several processes as on one: ActNorm starts from the first batch
+            batch_size=min(config.data.batch_size * config.trainer.devices * config.trainer.nodes, WHOLE_IMAGES),
             collate_fn=collate,
             num_workers=config.data.workers,
         )

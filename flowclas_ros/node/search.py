@@ -5,6 +5,7 @@ Everything that touches the model is here: loading, warming up, settings that ch
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from flowclas_ros.detection.detector import Detector
     from flowclas_ros.detection.interpreter import Rules
     from flowclas_ros.node.stream import Frame
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_SIZE = (480, 640)  # height, width in pixels: most cameras' default
 
@@ -61,6 +64,7 @@ class Search:
         self._closed = False
         self._applied = settings
         self._sizes = {WARM_UP_SIZE: 1}  # (height, width): frames in a batch, as met so far
+        self._at_once: int | None = None  # as many frames as the device has memory for, None for all
         self._warm_up(self.detector)
 
     def frames(self, frames: list[Frame], settings: Settings) -> None:
@@ -78,22 +82,28 @@ class Search:
             if picture is not None:
                 by_size.setdefault(picture.shape[:2], []).append((frame, picture))
         for batch in by_size.values():
-            self._batch(batch)
+            step = self._at_once or len(batch)
+            for first in range(0, len(batch), step):
+                self._batch(batch[first : first + step])
 
-    def _batch(self, batch: list[tuple[Frame, np.ndarray]]) -> None:
+    def _batch(self, batch: list[tuple[Frame, np.ndarray]]) -> bool:
+        """Whether the model took all of its frames, at once or one by one."""
         scored = None
         try:
             scored = self.detector.score_batch([picture for _, picture in batch])
         except Exception as error:
             if len(batch) == 1:
                 batch[0][0].stream.failed(error)
-                return
+                return False
+            fault = reason_of(error)
         if scored is None:
             # The camera with the bad picture must not blind the others. Out here, since as long as the error is handled
             # it holds what the batch had on the device: one out of memory would leave none to its frames.
-            for one in batch:
-                self._batch([one])
-            return
+            alone = [self._batch([one]) for one in batch]
+            if all(alone):  # then it was the batch, which would fail every time again
+                self._at_once = len(batch) // 2
+                logger.warning("%s; from now on at most %d of %d frames at once", fault, self._at_once, len(batch))
+            return all(alone)
         scores, stages = scored
         height, width = batch[0][1].shape[:2]
         self._sizes = {(height, width): len(batch)}
@@ -102,6 +112,7 @@ class Search:
                 frame.stream.conclude(frame, picture, self.detector, score, stages)
             except Exception as error:
                 frame.stream.failed(error)
+        return True
 
     def swap(self, detector: Detector) -> None:
         """Go on with another detector, by the settings at hand; the old one is closed. Raises FlowclasError, and the
@@ -113,7 +124,7 @@ class Search:
         self._set_threshold(detector, self._applied)
         self._warm_up(detector)
         old, self.detector = self.detector, detector
-        self.problem = ""  # it was the old one's
+        self.problem, self._at_once = "", None  # they were the old one's
         old.close()
 
     def close(self) -> None:
@@ -133,7 +144,7 @@ class Search:
         if (settings.device, settings.precision) != (before.device, before.precision):
             try:
                 self.detector.move(settings.device, settings.precision)
-                self.problem = ""
+                self.problem, self._at_once = "", None
             except FlowclasError as error:
                 self.problem = str(error)
         self._set_threshold(self.detector, settings)
