@@ -50,6 +50,19 @@ def fishyscapes_static(root: Path) -> None:
     write(root, "0000_a_labels.png", "0001_b_labels.png", ids=(0, 1, 255))
 
 
+def fishyscapes_static_overlays(root: Path) -> None:
+    """As the archives have it: what is to be added to images of Cityscapes."""
+    for number, frame in enumerate(("frankfurt_000000_000294", "lindau_000000_000019")):
+        write(root, f"leftImg8bit/val/{frame.split('_')[0]}/{frame}_leftImg8bit.png")
+        write(root, f"fs_val_v3/{number:04d}_{frame}_labels.png", ids=(0, 1, 255))
+        np.savez(root / f"fs_val_v3/{number:04d}_{frame}_rgb.npz", rgb=np.full((H, W, 3), 30 - 40 * number, np.int16))
+
+
+def fishyscapes_static_original(root: Path) -> None:
+    write(root, "Static/original/0.png", "Static/original/1.png")
+    write(root, "Static/labels/0.png", "Static/labels/1.png", ids=(0, 1, 255))
+
+
 def road_anomaly(root: Path) -> None:
     write(root, "frames/animals01.jpg", "frames/cones02.v2.jpg")
     for name in ("animals01", "cones02.v2"):
@@ -120,7 +133,11 @@ def cityscapes(root: Path) -> None:
 # Trees; how many labelled images each holds; what a column of each id becomes.
 TREES = {
     "fishyscapes_lost_and_found": [(fishyscapes, 2), (fishyscapes_original, 2), (fishyscapes_images, 2)],
-    "fishyscapes_static": [(fishyscapes_static, 2)],
+    "fishyscapes_static": [
+        (fishyscapes_static, 2),
+        (fishyscapes_static_overlays, 2),
+        (fishyscapes_static_original, 2),
+    ],
     "road_anomaly": [(road_anomaly, 2), (road_anomaly_webp, 2)],
     "smiyc_anomaly": [(smiyc_anomaly, 2)],
     "smiyc_obstacle": [(smiyc_obstacle, 2)],
@@ -198,6 +215,38 @@ def test_the_data_sets_own_folder_may_be_named_as_its_root(tmp_path):
     assert [pair.image.stem for pair in pairs] == ["validation_1", "validation_2"]  # 21 is not in the toolkit's split
 
 
+def test_any_first_folder_of_the_data_set_may_be_named_as_its_root_for_the_export_too(tmp_path):
+    lost_and_found(tmp_path)
+    write(tmp_path, "leftImg8bit/test/x/unlabelled_leftImg8bit.png")
+    for first in ("gtCoarse", "leftImg8bit"):
+        benchmark, pairs = open_benchmark("lost_and_found", tmp_path / first)
+        more = unlabelled_pairs(benchmark, tmp_path / first, pairs)
+        assert len(pairs) == 2 and "unlabelled_leftImg8bit" in [pair.image.stem for pair in more]
+
+
+def test_linked_folders_are_looked_into(tmp_path):
+    """Where each sequence lies on a disk of its own."""
+    allo(tmp_path / "disk")
+    for place in ("test_v3/normal", "test_v3/anomalous/seq0", "train_v3/scene"):
+        (tmp_path / "data" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / place).symlink_to(tmp_path / "disk" / place)
+    assert len(open_benchmark("allo", tmp_path / "data")[1]) == 2
+    assert len(inlier_images(f"allo/train:{tmp_path / 'data'}")) == 2
+
+
+def test_an_overlay_is_added_to_its_image_and_one_that_does_not_fit_is_told(tmp_path):
+    fishyscapes_static_overlays(tmp_path)
+    _, pairs = open_benchmark("fishyscapes_static", tmp_path)
+    assert [pair.read_image().ravel()[0] for pair in pairs] == [30, 0], "0 and 30, 0 and -10"
+    assert pairs[0].name == "fs_val_v3/0000_frankfurt_000000_000294_rgb"
+    np.savez(pairs[0].overlay, rgb=np.zeros((2, 2, 3)))
+    with pytest.raises(FlowclasError, match=r"_rgb\.npz has shape \(2, 2, 3\), its image .* \(6, 10, 3\)"):
+        pairs[0].read_image()
+    pairs[1].overlay.write_bytes(b"PK")
+    with pytest.raises(FlowclasError, match=r"_rgb\.npz is no \.npz that holds 'rgb'"):
+        pairs[1].read_image()
+
+
 def test_a_root_that_is_called_like_the_data_sets_first_folder_is_a_root(tmp_path):
     street_hazards(tmp_path / "test")  # where the archive of the test split was unpacked
     _, pairs = open_benchmark("street_hazards", tmp_path / "test")
@@ -241,7 +290,7 @@ def test_a_manifest_gives_images_masks_and_conditions(tmp_path):
     write(tmp_path, "a/1.png", "b/2.png")
     write(tmp_path, "m/1.png", "m/2.png", ids=(0, 1, 255))
     path = tmp_path / "list.csv"
-    path.write_text("image,mask,condition\na/1.png,m/1.png,clear\nb/2.png,m/2.png,fog\n")
+    path.write_text("image, mask, condition\na/1.png, m/1.png, clear\nb/2.png,m/2.png,fog\n")
     _, pairs = open_benchmark("manifest", path)
     assert [(pair.name, pair.condition) for pair in pairs] == [("a/1", "clear"), ("b/2", "fog")]
     assert pairs[1].read_mask(read_image(pairs[1].image))[0, :3].tolist() == [0, 1, 255]
@@ -250,7 +299,9 @@ def test_a_manifest_gives_images_masks_and_conditions(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("picture,mask\na/1.png,m.png\n", "line 2: no value for 'image'"),
+        ("picture,mask\na/1.png,m.png\n", r"lacks the column image: its first line names picture \| mask, and"),
+        ("image;mask\na/1.png;m.png\n", "lacks the column image and mask: its first line names image;mask, and"),
+        ("image,mask\na/1.png,\n", "line 2: no value for 'mask'"),
         ("image,mask\na/1.png,m.png\n", r"line 2: there is no file .*m\.png"),
         ("image,mask,condition\n", "names no image"),
     ],

@@ -19,6 +19,7 @@ from flowclas_ros import cli
 from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.detection.scorer import Scorer
+from flowclas_ros.training import evaluate as training_evaluate
 
 H, W = 48, 64
 RNG = np.random.default_rng(3)
@@ -65,11 +66,18 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_evaluate_writes_pooled_figures_counts_provenance_rows_and_a_sheet(capsys, data, checkpoint, streaming):
-    code, out, _ = run(capsys, *evaluate(data, checkpoint, *(["--streaming"] if streaming else [])))
+@pytest.mark.parametrize(
+    ("options", "most", "streaming"),
+    [([], 10**6, False), (["--streaming"], 10**6, True), ([], 100, True), (["--no-streaming"], 100, False)],
+)
+def test_evaluate_writes_pooled_figures_counts_provenance_rows_and_a_sheet(
+    capsys, data, checkpoint, monkeypatch, options, most, streaming
+):
+    monkeypatch.setattr(training_evaluate, "EXACT_PIXELS", most)
+    code, out, _ = run(capsys, *evaluate(data, checkpoint, *options))
     assert code == 0
     written = json.loads((data / "f.json").read_text())
+    assert written["provenance"]["mode"] == ("streaming" if streaming else "exact")
     scorer = Scorer(checkpoint, device="cpu")
     masks = [np.asarray(Image.open(path)) for path in sorted((data / "masks").iterdir())]
     scores = [scorer.score_batch([read_image(path)])[0][0] for path in sorted((data / "images").iterdir())]

@@ -50,6 +50,16 @@ def reference_aupro(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2)) / 0.3
 
 
+def reference_nearest(score: np.ndarray, mask: np.ndarray) -> float:
+    """Every score as a threshold, from the lowest: the first of those whose recall is nearest to 0.95."""
+    normal, anomaly = score[mask == 0], score[mask == 1]
+    levels = np.unique(np.concatenate([normal, anomaly]))
+    recall = np.array([(anomaly >= level).mean() for level in levels])
+    last = np.flatnonzero(recall == 1)[-1]  # lower ones only add false alarms
+    best = last + int(np.argmin(np.abs(recall[last:] - 0.95)))
+    return float((normal >= levels[best]).mean())
+
+
 def measure(pairs: list[tuple[np.ndarray, np.ndarray]], *, streaming: bool, regions: bool = False) -> PixelResult:
     metrics = PixelMetrics(streaming=streaming, regions=regions)
     for score, mask in pairs:
@@ -160,6 +170,8 @@ def test_images_count_as_anomalous_by_their_masks_and_score_by_their_highest_lab
     result = metrics.compute()
     assert result["image_auroc"] == pytest.approx(roc_auc_score(anomalous, highest), abs=EXACT)
     means = np.mean([reference([pair]) for pair in pairs[:5]], axis=0)
+    nearest = np.mean([reference_nearest(*pair) for pair in pairs[:5]])
+    assert result["mean_per_image"]["fpr95_nearest"] == pytest.approx(nearest, abs=EXACT)
     assert list(result["mean_per_image"].values())[:4] == pytest.approx(list(means), abs=EXACT)
     assert result["mean_per_image"]["images"] == 5
     assert own[7] is None and own[0]["auprc"] == pytest.approx(reference(pairs[:1])[0], abs=EXACT)
@@ -192,6 +204,27 @@ def test_fpr95_is_taken_at_the_first_threshold_that_finds_95_percent(positives):
     score = np.arange(positives + 50, dtype=np.float32)[::-1].reshape(1, -1)
     mask = np.random.default_rng(positives).permutation(np.uint8([1] * positives + [0] * 50)).reshape(1, -1)
     assert measure([(score, mask)], streaming=False).fpr95 == pytest.approx(reference([(score, mask)])[2], abs=EXACT)
+
+
+@pytest.mark.parametrize("positives", [1, 2, 10, 19, 30, 50])
+def test_the_nearest_fpr95_is_that_of_the_lowest_threshold_of_the_recall_nearest_to_95_percent(positives):
+    rng = np.random.default_rng(positives)
+    score = rng.integers(0, 40, (1, positives + 50)).astype(np.float32)
+    mask = rng.permutation(np.uint8([1] * positives + [0] * 50)).reshape(1, -1)
+    own = ImageMetrics().update(score, mask)
+    assert own["fpr95_nearest"] == pytest.approx(reference_nearest(score, mask), abs=EXACT)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_more_images_after_the_figures_count_too(streaming):
+    pairs = make(0)
+    metrics = PixelMetrics(streaming=streaming, regions=True)
+    for number, (score, mask) in enumerate(pairs):
+        metrics.update(score, mask)
+        if number == 2:
+            metrics.compute()
+    again = metrics.compute()
+    assert again == metrics.compute() == measure(pairs, streaming=streaming, regions=True)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,38 @@ import numpy.typing as npt
 from flowclas_ros.detection.images import list_images, read_image, read_labels, read_mask, size_in_header
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.data_sets import BENCHMARKS, FOLDER, MANIFEST, NAMES, OWN, Benchmark
-from flowclas_ros.training.layouts import find, find_any, partner
+from flowclas_ros.training.layouts import Found, find, find_any, partner, partner_if_any
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label file (None: none is public); `normal` says that there is none as all is normal."""
+    """An image and its label file (None: none is public); `all_normal` says that there is none as all is normal.
+
+    overlay: .npz file of the difference that is added to the image.
+    """
 
     name: str
     image: Path
     mask: Path | None
     condition: str | None = None
+    overlay: Path | None = None
     all_normal: bool = False
     benchmark: Benchmark = OWN
+
+    def read_image(self) -> npt.NDArray[np.uint8]:
+        """(H,W,3) uint8 RGB. Raises FlowclasError for a file that cannot be read, and an overlay of another size."""
+        image = read_image(self.image)
+        if self.overlay is None:
+            return image
+        try:
+            with np.load(self.overlay) as file:
+                difference = file["rgb"].astype(np.int64)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise FlowclasError(f"overlay {self.overlay} is no .npz that holds 'rgb': {error}") from error
+        if difference.shape != image.shape:
+            shapes = f"has shape {difference.shape}, its image {self.image} {image.shape}"
+            raise FlowclasError(f"overlay {self.overlay} {shapes}")
+        return np.clip(image + difference, 0, 255).astype(np.uint8)
 
     def read_mask(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The image's mask (H,W): 0 normal, 1 anomaly, 255 ignore; without labels all 255.
@@ -47,7 +67,7 @@ class Pair:
     def check_size(self) -> None:
         """Raise FlowclasError where the label file is of another size than the image; quick where both say the same."""
         if self.mask is not None and size_in_header(self.mask) != size_in_header(self.image):
-            self.read_mask(read_image(self.image))  # an image may lie on its side in the file
+            self.read_mask(self.read_image())  # an image may lie on its side in the file
 
 
 def open_benchmark(name: str, root: Path) -> tuple[Benchmark, list[Pair]]:
@@ -62,14 +82,13 @@ def open_benchmark(name: str, root: Path) -> tuple[Benchmark, list[Pair]]:
     if name not in NAMES:
         raise FlowclasError(f"there is no benchmark '{name}': choose from {', '.join(NAMES)}")
     benchmark = BENCHMARKS[name]
-    root = _top(root, benchmark.labels[0])
+    root = _top(root, benchmark)
     _, labels = find_any(root, benchmark.labels, name)
     pairs = []
     for label in labels:
         if benchmark.exclude and re.match(benchmark.exclude, label.fields["id"]):
             continue
-        image = partner(root, benchmark.images, label, name)
-        pairs.append(Pair(_name(image, root), image, label.path, benchmark=benchmark))
+        pairs.append(_labelled_pair(benchmark, root, label, name))
     if benchmark.index:
         _check_index(root / benchmark.index, {label.fields["id"] for label in labels}, name)
     if benchmark.unlabelled:
@@ -85,7 +104,7 @@ def unlabelled_pairs(benchmark: Benchmark, root: Path, pairs: Sequence[Pair]) ->
     if benchmark.export is None:
         return []
     pattern = benchmark.export[1]
-    root = _top(root, pattern)
+    root = _top(root, benchmark)
     _, images = find_any(root, [pattern], benchmark.export[0])
     known = {pair.image for pair in pairs}
     return [Pair(_name(f.path, root), f.path, None, benchmark=benchmark) for f in images if f.path not in known]
@@ -104,7 +123,7 @@ def inlier_images(source: str) -> list[Path]:
     if split not in splits:
         known = ", ".join(f"{one}/{key}" for one, b in BENCHMARKS.items() for key, _ in b.splits)
         raise FlowclasError(f"'{source}' names no split to fit on: there are {known}")
-    _, found = find_any(_top(Path(root), splits[split]), [splits[split]], name)
+    _, found = find_any(_top(Path(root), BENCHMARKS[data_set]), [splits[split]], name)
     return [one.path for one in found]
 
 
@@ -115,15 +134,18 @@ def read_manifest(path: Path) -> list[Pair]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file, skipinitialspace=True)
+            columns, rows = table.fieldnames or [], list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FlowclasError(f"manifest {path} cannot be read: {error}; --root names the csv file itself") from error
     pairs = []
+    if lacking := {"image", "mask"} - set(columns):
+        raise FlowclasError(f"manifest {path} lacks the column {' and '.join(sorted(lacking))}: its first line names "
+                            f"{' | '.join(columns)}, and should read image,mask,condition")  # fmt: skip
     for line, row in enumerate(rows, start=2):
         for column in ("image", "mask"):
             if not row.get(column):
-                raise FlowclasError(f"manifest {path}, line {line}: no value for '{column}'; columns: image, mask, "
-                                    "condition")  # fmt: skip
+                raise FlowclasError(f"manifest {path}, line {line}: no value for '{column}'")
             if not (path.parent / row[column]).is_file():
                 raise FlowclasError(f"manifest {path}, line {line}: there is no file {path.parent / row[column]}")
         image = path.parent / row["image"]
@@ -157,10 +179,21 @@ def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
 
 
-def _top(root: Path, pattern: str) -> Path:
-    """The folder that the pattern starts from, also where its first folder was named instead."""
-    root, first = root.expanduser(), pattern.split("/")[0]
-    return root.parent if root.name == first and not (root / first).is_dir() else root
+def _labelled_pair(benchmark: Benchmark, root: Path, label: Found, what: str) -> Pair:
+    overlay = partner_if_any(root, benchmark.overlay[:1], label)
+    if overlay is None:
+        image = partner(root, benchmark.images, label, what)
+        return Pair(_name(image, root), image, label.path, benchmark=benchmark)
+    image = partner(root, benchmark.overlay[1:], label, what)
+    return Pair(_name(overlay, root), image, label.path, overlay=overlay, benchmark=benchmark)
+
+
+def _top(root: Path, benchmark: Benchmark) -> Path:
+    """The folder that the patterns start from, also where one of their first folders was named instead."""
+    root = root.expanduser()
+    patterns = [*benchmark.labels, *benchmark.images, *(pattern for _, pattern in benchmark.splits)]
+    firsts = {pattern.split("/")[0] for pattern in patterns}
+    return root.parent if root.name in firsts and not any((root / first).is_dir() for first in firsts) else root
 
 
 def _check_labelled(root: Path, benchmark: Benchmark, pairs: Sequence[Pair], what: str) -> None:

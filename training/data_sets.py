@@ -17,6 +17,8 @@ class Benchmark:
     Attributes:
         labels: label files, in each layout that is about; the first that any file matches counts.
         images: a label file's image, the first of these that exists.
+        overlay: the template of an .npz that holds the difference from another data set's image as `rgb`, and that
+            image's templates; where there is such an overlay, in place of images.
         unlabelled: images that are normal throughout and have no label file.
         index: a JSON list of the frames that must be there.
         exclude: regular expression on `{id}` of frames that the benchmark leaves out.
@@ -31,6 +33,7 @@ class Benchmark:
 
     labels: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    overlay: tuple[str, ...] = ()
     unlabelled: str | None = None
     index: str | None = None
     exclude: str | None = None
@@ -67,8 +70,20 @@ BENCHMARKS: dict[str, Benchmark] = {
         published=100,
     ),
     "fishyscapes_static": Benchmark(
-        labels=("{path/}{id}_labels.png",),
-        images=("{path/}{id}_rgb.png", "{path/}{id}_rgb.jpg"),
+        labels=("{path/}{number}_{id}_labels.png", "{path/}{id}_labels.png", "Static/labels/{id}.png"),
+        images=(
+            "{path/}{number}_{id}_rgb.png",
+            "{path/}{number}_{id}_rgb.jpg",
+            "{path/}{id}_rgb.png",
+            "{path/}{id}_rgb.jpg",
+            "Static/original/{id}.png",
+            "Static/images/{id}.png",
+        ),
+        overlay=(  # as the archives have it
+            "{path/}{number}_{id}_rgb.npz",
+            "leftImg8bit/val/*/{id}_leftImg8bit.png",
+            "*/leftImg8bit/val/*/{id}_leftImg8bit.png",
+        ),
         published=30,
     ),
     "road_anomaly": Benchmark(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import math
 import platform
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import flowclas_ros
 from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.detection.detector import DEFAULT_FALSE_ALARM_RATE
-from flowclas_ros.detection.images import read_image, write_bytes, write_json, write_png
+from flowclas_ros.detection.images import size_in_header, write_bytes, write_json, write_png
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.progress import progress_bar
@@ -29,6 +30,8 @@ from flowclas_ros.training.evaluate_pictures import Sheet, curves_png
 from flowclas_ros.training.figures import Figures
 from flowclas_ros.training.metrics import require_both_classes
 from flowclas_ros.training.smiyc_export import SmiycExport
+
+EXACT_PIXELS = 500_000_000  # at most, unless asked for: 4 GB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also report recall at the calibration's threshold for this rate (default: %(default)s)",
     )
     parser.add_argument(
-        "--streaming", action="store_true", help="constant memory: bins the scores instead of keeping all"
+        "--streaming",
+        action=argparse.BooleanOptionalAction,
+        help="constant memory: bins the scores instead of keeping all; by default where there are more than "
+        f"{EXACT_PIXELS // 10**6} million pixels",
     )
     parser.add_argument(
         "--export", type=Path, help="folder for float32 scores in the format of the SegmentMeIfYouCan toolkit"
@@ -68,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     for pair in pairs:
         pair.check_size()
     _check_classes(pairs)
+    streaming = _pixels(pairs) > EXACT_PIXELS if arguments.streaming is None else arguments.streaming
     if arguments.json.is_dir():
         raise FlowclasError(f"--json {arguments.json} is a folder: name the file, such as {arguments.json}/result.json")
     for module in ("matplotlib", "h5py") if arguments.export else ("matplotlib",):
@@ -86,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     # Without a name, so that nothing is left behind by whatever ends the process.
     with tempfile.TemporaryFile(dir=arguments.json.parent) as file:
-        figures = Figures(benchmark, streaming=arguments.streaming, file=file, threshold=threshold)
+        figures = Figures(benchmark, streaming=streaming, file=file, threshold=threshold)
         unlabelled = unlabelled_pairs(benchmark, arguments.root, pairs) if arguments.export else []
         with progress_bar("evaluate", len(pairs) + len(unlabelled), "images") as advance:
             for pair in [*pairs, *unlabelled]:
@@ -105,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_png(sheet_path(arguments.json), sheet.draw(result))
     write_bytes(curves_path(arguments.json), curves_png(figures.pixels.curves(), result))
     result = {"track": scorer.header["track"], **result}
-    write_json(arguments.json, {**result, "provenance": _provenance(arguments, scorer), "per_image": rows})
+    write_json(arguments.json, {**result, "provenance": _provenance(arguments, scorer, streaming), "per_image": rows})
     _say(result, arguments)
     return 0
 
@@ -129,11 +136,15 @@ def _open(arguments: argparse.Namespace) -> tuple[Benchmark, list[Pair]]:
     raise FlowclasError("give either --images and --masks, or --benchmark and --root")
 
 
+def _pixels(pairs: list[Pair]) -> int:
+    return sum(math.prod(size_in_header(pair.image) or (0, 0)) for pair in pairs)
+
+
 def _check_classes(pairs: list[Pair]) -> None:
     """Raise FlowclasError where the masks hold one class only; read until both were seen, mostly in the first."""
     normal = anomaly = 0
     for pair in pairs:
-        mask = pair.read_mask(read_image(pair.image))
+        mask = pair.read_mask(pair.read_image())
         normal, anomaly = normal + int((mask == 0).sum()), anomaly + int((mask == 1).sum())
         if normal and anomaly:
             return
@@ -143,7 +154,7 @@ def _check_classes(pairs: list[Pair]) -> None:
 def _score_pair(
     pair: Pair, scorer: Scorer
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    image = read_image(pair.image)
+    image = pair.read_image()
     mask = pair.read_mask(image)
     scores, _ = scorer.score_batch([image])
     return image, mask, scores[0]
@@ -180,7 +191,7 @@ def _say(result: dict[str, Any], arguments: argparse.Namespace) -> None:
         print(f"note: the published {arguments.benchmark} has {published} images: figures of {result['images']} differ")
 
 
-def _provenance(arguments: argparse.Namespace, scorer: Scorer) -> dict[str, Any]:
+def _provenance(arguments: argparse.Namespace, scorer: Scorer, streaming: bool) -> dict[str, Any]:
     import torch
 
     return {
@@ -190,7 +201,7 @@ def _provenance(arguments: argparse.Namespace, scorer: Scorer) -> dict[str, Any]
         "root": str(arguments.root) if arguments.root else None,
         "images": str(arguments.images) if arguments.images else None,
         "masks": str(arguments.masks) if arguments.masks else None,
-        "mode": "streaming" if arguments.streaming else "exact",
+        "mode": "streaming" if streaming else "exact",
         "false_alarm_rate_asked": arguments.false_alarm_rate,
         "device": str(scorer.device),
         "precision": scorer.precision,

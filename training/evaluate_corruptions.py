@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.calibration import Calibration
-from flowclas_ros.detection.images import read_image, write_bytes, write_png
+from flowclas_ros.detection.images import write_bytes, write_png
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
@@ -67,12 +67,12 @@ def evaluate_corruptions(
     pooled = PixelMetrics(streaming=True, threshold=clear.threshold)
     table: dict[str, dict[str, float]] = {}
     shown = _shown(pairs)
-    tiles = [_tiles("clear", read_image(shown.image), scorer)]
+    tiles = [_tiles("clear", shown.read_image(), scorer)]
     with progress_bar("corruptions", len(names) * len(pairs), "images") as advance:
         for name in names:
             own = PixelMetrics(streaming=True, threshold=clear.threshold)
             for index, pair in enumerate(pairs):
-                image = corrupt(read_image(pair.image), name, severity, index)
+                image = corrupt(pair.read_image(), name, severity, index)
                 mask = pair.read_mask(image)
                 score = scorer.score_batch([image])[0][0]
                 own.update(score, mask)
@@ -115,7 +115,7 @@ def _worst(table: dict[str, dict[str, float]]) -> str:
 
 def _shown(pairs: Sequence[Pair]) -> Pair:
     """The image with the most anomalous pixels: something is to be seen in its sheet."""
-    areas = [np.count_nonzero(pair.read_mask(read_image(pair.image)) == 1) for pair in pairs]
+    areas = [np.count_nonzero(pair.read_mask(pair.read_image()) == 1) for pair in pairs]
     if not any(areas):
         raise FlowclasError("no mask holds an anomaly (value 1): there is nothing to compare clear and adverse by")
     return pairs[int(np.argmax(areas))]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowclas_ros.detection.images import files_below
 from flowclas_ros.errors import FlowclasError
 
 _FIELD = re.compile(r"\{(\w+)(/?)\}")
@@ -35,12 +36,19 @@ def find(root: Path, pattern: str) -> list[Found]:
         last = field.end()
     matcher = re.compile(regex + re.escape(pattern[last:]))
     found = []
-    for path in root.glob(_FIELD.sub(lambda field: "**/" if field[2] else "*", pattern)):
+    for path in _candidates(root, pattern):
         inner = path.relative_to(root)
         match = matcher.fullmatch(inner.as_posix())
         if match and path.is_file() and not any(part.startswith(".") for part in inner.parts):
             found.append(Found(path, match.groupdict()))
     return sorted(found, key=lambda one: one.path)
+
+
+def _candidates(root: Path, pattern: str) -> Iterable[Path]:
+    if "/}" not in pattern:
+        return root.glob(_FIELD.sub("*", pattern))
+    fixed, _, _ = pattern[: pattern.index("{")].rpartition("/")
+    return files_below(root / fixed)  # also below linked folders, which ** leaves out
 
 
 def find_any(root: Path, patterns: Sequence[str], what: str) -> tuple[str, list[Found]]:
@@ -62,16 +70,30 @@ def find_any(root: Path, patterns: Sequence[str], what: str) -> tuple[str, list[
 
 
 def partner(root: Path, templates: Sequence[str], of: Found, what: str) -> Path:
-    """The file that belongs to another: the first that exists of the templates, filled with that one's fields.
+    """The file that belongs to another. Raises FlowclasError when there is none."""
+    found = partner_if_any(root, templates, of)
+    if found is None:
+        expected = " or ".join(_filled(templates, of))
+        raise FlowclasError(f"{what}: {of.path} has no partner: expected {expected} in {root}")
+    return found
 
-    A template may hold `*` for folders that nothing is known of. Raises FlowclasError when there is none.
+
+def partner_if_any(root: Path, templates: Sequence[str], of: Found) -> Path | None:
+    """The first file that exists of the templates, filled with the fields of another; None where there is none.
+
+    A template may hold `*` for folders that nothing is known of, and is passed over where it holds a field that the
+    other's pattern lacks.
     """
-    filled = [_FIELD.sub(lambda field: of.fields[field[1]], template) for template in templates]
-    for name in filled:
+    for name in _filled(templates, of):
         for path in sorted(root.glob(name)) if "*" in name else [root / name]:
             if path.is_file():
                 return path
-    raise FlowclasError(f"{what}: {of.path} has no partner: expected {' or '.join(filled)} in {root}")
+    return None
+
+
+def _filled(templates: Sequence[str], of: Found) -> list[str]:
+    known = [one for one in templates if all(name in of.fields for name, _ in _FIELD.findall(one))]
+    return [_FIELD.sub(lambda field: of.fields[field[1]], template) for template in known]
 
 
 def _follow(root: Path, pattern: str) -> tuple[Path, str]:

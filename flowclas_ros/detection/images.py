@@ -102,7 +102,7 @@ def list_images(folder: str | Path) -> list[Path]:
         raise FlowclasError(f"image folder {folder} does not exist: give a folder that holds images")
     found = sorted(
         path
-        for path in _files(folder)
+        for path in files_below(folder)
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not found:
@@ -112,7 +112,7 @@ def list_images(folder: str | Path) -> list[Path]:
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """Every file below a folder, hidden folders left out; also below folders that are linked into it, which ``rglob``
     leaves out. What is reached on several ways comes once.
     """

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flowclas_ros.training.metrics.levels import fpr_nearest_95
 from flowclas_ros.training.metrics.pixels import PixelMetrics
 
-_AVERAGED = ("auprc", "auroc", "fpr95", "f1_max")
+_AVERAGED = ("auprc", "auroc", "fpr95", "f1_max", "fpr95_nearest")
 
 
 class ImageMetrics:
@@ -26,7 +27,8 @@ class ImageMetrics:
     def update(self, score: npt.NDArray[np.floating], mask: npt.NDArray[np.uint8]) -> dict[str, float] | None:
         """Add a score map (H,W) with its mask (H,W): 0 normal, 1 anomaly, anything else ignored.
 
-        Returns the image's own auprc, auroc, fpr95 and f1_max, or None where it holds one class only.
+        Returns the image's own auprc, auroc, fpr95, f1_max and fpr95_nearest (`levels.fpr_nearest_95`), or None where
+        it holds one class only.
         """
         labelled = mask <= 1
         if not labelled.any():
@@ -38,7 +40,8 @@ class ImageMetrics:
         pixels = PixelMetrics()
         pixels.update(score, mask)
         result = pixels.compute()
-        self._own.append([getattr(result, name) for name in _AVERAGED])
+        nearest = fpr_nearest_95(pixels.levels())
+        self._own.append([result.auprc, result.auroc, result.fpr95, result.f1_max, nearest])
         return dict(zip(_AVERAGED, self._own[-1], strict=True))
 
     def compute(self) -> dict[str, Any]:

@@ -53,6 +53,16 @@ def fpr_at_95(levels: Levels) -> float:
     return float(levels.false[first] / levels.normal)
 
 
+def fpr_nearest_95(levels: Levels) -> float:
+    """False-positive rate at the true-positive rate nearest to 0.95, at the lowest threshold that gives it: the FPR95
+    of StreetHazards (Hendrycks et al., anomaly-seg, `fpr_and_fdr_at_recall`).
+    """
+    rising = np.abs(levels.true / levels.anomaly - _TPR)[::-1]  # thresholds; of two as near, the lower one
+    nearest = len(rising) - 1 - int(np.argmin(rising))
+    lowest = np.append(levels.false_above[1:], levels.false[-1])  # down to where the next anomaly pixel joins
+    return float(lowest[nearest] / levels.normal)
+
+
 def best_f1(levels: Levels) -> tuple[float, float]:
     """The largest F1, and the threshold (score at or above it is an anomaly) that gives it."""
     f1 = 2 * levels.true / (levels.true + levels.false + levels.anomaly)

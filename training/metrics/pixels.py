@@ -96,7 +96,7 @@ class PixelMetrics:
 
     def compute(self) -> PixelResult:
         """The pooled figures. Raises FlowclasError when one of the two classes has no pixel."""
-        levels = self._levels()
+        levels = self.levels()
         f1, threshold = figures.best_f1(levels)
         return PixelResult(
             auprc=figures.average_precision(levels),
@@ -126,7 +126,7 @@ class PixelMetrics:
 
         For plots. Raises FlowclasError as `compute` does.
         """
-        levels = self._levels()
+        levels = self.levels()
         # As many points along the recall as along the false-positive rate: either may have its bend where the other
         # hardly moves.
         chosen = [
@@ -148,25 +148,25 @@ class PixelMetrics:
         normal, anomaly = (sum(values.size for values in kept) for kept in self._kept[:2])
         return normal, anomaly
 
-    def _levels(self) -> Levels:
+    def levels(self) -> Levels:
+        """The counts that all figures come from. Raises FlowclasError as `compute` does."""
         normal, anomaly = self._sizes()
         require_both_classes(normal, anomaly, self._images)
         return self._exact_levels() if self._histogram is None else self._histogram.levels()
 
     def _exact_levels(self) -> Levels:
-        normal, anomaly = (np.concatenate(kept) for kept in self._kept[:2])
         # The two classes sorted apart: in place and without an index array over all pixels.
+        normal, anomaly = (_merged(kept) for kept in self._kept[:2])
         normal.sort()
-        gained = None
+        weights = None
         if self.regions:
-            order = np.argsort(anomaly)
-            anomaly, weights = anomaly[order], np.concatenate(self._kept[2])[order]
+            order, weights = np.argsort(anomaly), _merged(self._kept[2])
+            anomaly[:], weights[:] = anomaly[order], weights[order]
         else:
             anomaly.sort()
-        rising, first = np.unique(anomaly, return_index=True)
-        if self.regions:
-            gained = np.add.reduceat(weights, first)[::-1]
-        level = rising[::-1]
+        first = np.flatnonzero(np.append(True, anomaly[1:] != anomaly[:-1]))
+        gained = None if weights is None else np.add.reduceat(weights, first)[::-1]
+        level = anomaly[first][::-1]
         true = anomaly.size - first[::-1]
         false = normal.size - np.searchsorted(normal, level, side="left")
         false_above = normal.size - np.searchsorted(normal, level, side="right")
@@ -181,6 +181,20 @@ def require_both_classes(normal: int, anomaly: int, images: int) -> None:
                 f"no pixel of the {images} mask(s) is labelled {label} ({name}), so no curve exists: "
                 "masks need 0 for normal, 1 for anomaly, 255 for ignore"
             )
+
+
+def _merged(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """All parts one after the other, in the list in their place, freed one by one: there are never two copies."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = np.empty(sum(part.size for part in parts), parts[0].dtype)
+    end = whole.size
+    while parts:
+        part = parts.pop()
+        whole[end - part.size : end] = part
+        end -= part.size
+    parts.append(whole)
+    return whole
 
 
 def _region_weights(anomaly: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
