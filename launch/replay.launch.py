@@ -1,8 +1,8 @@
 """A recorded bag through the detector: `ros2 launch flowclas_ros replay.launch.py bag:=... checkpoint:=...`.
 
 The bag is played with --clock once the detector is active, so that no frame is played to a model that still loads, and
-everything ends with it, or at once where the detector cannot be configured or has ended. Every argument of
-detect.launch.py is taken as well; RViz and simulated time are on.
+everything ends with it, or at once where the detector fails or has ended. Every argument of detect.launch.py is taken
+as well; RViz and simulated time are on.
 """
 
 import os
@@ -58,13 +58,14 @@ def player(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given["loop"].lower() in ("true", "1"):
         command.append("--loop")
     play = ExecuteProcess(cmd=command, output="screen")
-    failed = EmitEvent(event=Shutdown(reason="the detector could not be configured, see above"))
+    failed = EmitEvent(event=Shutdown(reason="the detector has failed, see above"))
     gone = EmitEvent(event=Shutdown(reason="the detector has ended"))
     return [
         RegisterEventHandler(OnStateTransition(goal_state="active", entities=[play], handle_once=True)),
         RegisterEventHandler(
             OnStateTransition(start_state="configuring", goal_state="unconfigured", entities=[failed])
         ),
+        RegisterEventHandler(OnStateTransition(goal_state="errorprocessing", entities=[failed])),
         RegisterEventHandler(
             OnProcessExit(target_action=lambda action: isinstance(action, LifecycleNode), on_exit=[gone])
         ),

@@ -130,7 +130,8 @@ def test_depth_in_another_frame_is_used_and_named():
     mask, score, regions, depth = scene()
     located = locate_hazards(mask, score, regions, frame(depth_message(depth, "32FC1", frame_id="ir"), info()))
     assert_at(located.locations[0])
-    assert "depth is in frame 'ir', the image in 'camera'" in located.reason
+    assert "depth is in frame 'ir', the image in 'camera'" in located.remark
+    assert not located.reason, "which would withhold the cloud"
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,18 @@ def test_what_is_shut_leaves_no_subscription_and_no_timer_and_tells_how_many_fra
     assert not one.delivered
 
 
+def test_opened_again_depth_knows_the_camera_info_that_came_once(made):
+    one = made()
+    info = CameraInfo(width=6)
+    one.inputs.open(Settings(depth=True), None)
+    hand(one.node, "/camera_info", info)
+    one.inputs.shut()
+    one.inputs.open(Settings(depth=True), None)
+    hand(one.node, "/depth", depth(1))
+    hand(one.node, "/image", image(1))
+    assert [(frame.camera_info, frame.reason) for frame in one.delivered] == [(info, "")]
+
+
 def test_a_frame_waits_for_its_depth_by_the_wall_clock_also_where_the_simulations_stands_still(made):
     one = made(use_sim_time=True)
     one.inputs.open(Settings(depth=True, depth_wait=0.05), None)

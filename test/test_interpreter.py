@@ -152,6 +152,18 @@ def test_smoothing_begins_and_ends_with_its_rule_and_a_time_constant_changes_at_
     assert look(interpreter, scored(), 5)[0].peak == 1.0
 
 
+def test_the_arm_leaves_no_smoothed_score_behind_where_it_moves_on_and_a_hazard_there_is_seen_at_once():
+    interpreter = Interpreter(Rules(smoothing=0.1, min_area=1))
+    for step in range(10):
+        arm = np.zeros((HEIGHT, WIDTH), bool)
+        arm[10:30, 3 * step : 3 * step + 12] = True
+        judged, finding = look(interpreter, np.where(arm, np.float32(20), scored()), step, ignore=arm)
+        assert not finding.hazards and not judged.mask.any()
+    assert look(interpreter, scored((slice(10, 20), slice(28, 38), 5.0)), 10)[1].hazards[0].region.bbox[0] == 28
+    look(interpreter, np.where(arm, np.float32(20), scored()), 11, ignore=arm)
+    assert look(interpreter, scored(shape=(HEIGHT, 2 * WIDTH)), 12)[0].peak == 1.0, "another size begins anew"
+
+
 def test_drift_is_that_of_the_raw_score_of_the_whole_picture_over_the_window():
     rng = np.random.default_rng(0)
     maps = rng.normal(1, 0.2, (4, HEIGHT, WIDTH)).astype(np.float32)

@@ -118,7 +118,7 @@ def test_a_live_self_mask_is_never_a_hazard_and_one_of_another_view_is_not_used(
         peer.set("stale_after", 0.5)
         settle(peer, 1.0)
         assert seen()["state"].level == HAZARD  # the arm is elsewhere by now
-        health(peer, "no self mask for")
+        health(peer, "the nearest self mask is")
 
 
 @pytest.mark.parametrize("kind", ["16 bit", "palette", "colour"])
@@ -136,7 +136,7 @@ def test_a_self_mask_file_masks_whatever_is_not_zero(tmp_path, kind):
     elif kind == "colour":
         saved = Picture.fromarray(np.stack([pixels.astype(np.uint8)] * 3, axis=2))
     saved.save(tmp_path / "mask.png")
-    mask, remark = SelfMask.from_setting(str(tmp_path / "mask.png"), "").of((6, 8), 0.0, 1.0)
+    mask, remark = SelfMask.from_setting(str(tmp_path / "mask.png"), "").of((6, 8), 1.0)
     assert (mask == (pixels > 0)).all() and not remark
 
 

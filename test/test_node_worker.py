@@ -53,6 +53,27 @@ def test_the_newest_item_replaces_the_parked_one(held):
     assert held.worker.stop(TIMEOUT) and held.done[0] == 1 and 2 not in held.done
 
 
+def test_who_waits_for_a_worker_that_hangs_is_let_go_when_it_is_stopped(held):
+    """Or a checkpoint's load would keep the process from ending."""
+    answers = []
+
+    def ask(function):
+        try:
+            answers.append(held.worker.call(function))
+        except RuntimeError as error:
+            answers.append(str(error))
+
+    askers = [threading.Thread(target=ask, args=(function,)) for function in (lambda: held.gate.wait(TIMEOUT), int)]
+    for asker in askers:
+        asker.start()
+    while len(held.worker._calls) != 1 or held.worker._answering is None:
+        time.sleep(0.01)
+    assert not held.worker.stop(0.05)
+    for asker in askers:
+        asker.join(TIMEOUT)
+    assert answers == ["worker 'test' has been stopped"] * 2
+
+
 def test_each_key_has_a_slot_and_what_lies_in_them_is_taken_together():
     begun, gate, taken = threading.Event(), threading.Event(), []
 
@@ -180,8 +201,15 @@ def test_frames_without_a_result_in_time_are_stale():
     assert not status.silent(5.1, STALE_AFTER) and status.silent(6.1, STALE_AFTER)
 
 
-@pytest.mark.parametrize(("found", "level"), [({}, Level.STALE), ({"hazards": 1}, Level.HAZARD)])
-def test_a_view_that_took_too_long_to_search_is_not_clear_and_what_was_found_in_it_is_told(found, level):
+@pytest.mark.parametrize(
+    ("found", "level", "in_time"),
+    [
+        ({}, Level.STALE, Level.CLEAR),
+        ({"anomalous_share": 0.001}, Level.STALE, Level.CAUTION),
+        ({"hazards": 1}, Level.HAZARD, Level.HAZARD),
+    ],
+)
+def test_a_view_that_took_too_long_to_search_is_not_clear_and_what_was_found_in_it_is_told(found, level, in_time):
     status = Status(0.0)
     status.received(0.0)
     status.taken(0.5)
@@ -189,7 +217,7 @@ def test_a_view_that_took_too_long_to_search_is_not_clear_and_what_was_found_in_
     status.processed(5.6, scene(**found))
     told, text = status.verdict(5.6, STALE_AFTER)
     assert told == level and ("the search took 5.1 s (stale_after 1 s)" in text) == (level == Level.STALE)
-    assert status.verdict(5.6, 6.0)[0] == (level if found else Level.CLEAR)
+    assert status.verdict(5.6, 6.0)[0] == in_time
     status.taken(5.6)
     status.processed(6.5, scene())
     assert status.verdict(6.5, STALE_AFTER)[0] == Level.CLEAR

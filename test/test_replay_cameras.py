@@ -133,7 +133,7 @@ def test_depth_gives_hazards_their_place_as_in_the_node(tmp_path, checkpoint):
     rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
     assert [int(row["stamp_ns"]) for row in rows] == STAMPS
     assert float(rows[4]["nearest_m"]) == pytest.approx(METRES, rel=0.2) and rows[0]["nearest_m"] == ""
-    assert any("no position: no depth within" in note for note in metrics(tmp_path / "out")["notes"])
+    assert any("without a position: no depth within" in note for note in metrics(tmp_path / "out")["notes"])
     state = by_topic["/detector/state"][4]
     assert state.nearest_range == pytest.approx(float(rows[4]["nearest_m"]), abs=1e-3)
 

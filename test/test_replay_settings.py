@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+
+import numpy as np
 import pytest
-from replay_support import TOPIC, frames, metrics, replay
-from test_frames import record
+from node_support import picture
+from replay_support import STAMPS, TOPIC, frames, metrics, read, replay
+from test_frames import raw, record
+
+from flowclas_ros.detection.detector import Detector
+from flowclas_ros.detection.images import write_png
+from flowclas_ros.errors import FlowclasError
 
 
 @pytest.fixture
@@ -22,6 +30,45 @@ def test_the_nodes_parameter_file_rules_the_replay_where_the_command_line_is_sil
     assert (settings["precision"], metrics(tmp_path / "out")["model"]["device"]) == ("bf16", "cpu")
     assert replay(bag, checkpoint, tmp_path / "other", "--params", str(params), "--precision", "fp32") == 0
     assert metrics(tmp_path / "other")["settings"]["precision"] == "fp32"
+
+
+def test_frames_without_a_stamp_are_not_smoothed_as_in_the_node(tmp_path, checkpoint):
+    bag = record(tmp_path / "drive", {TOPIC: [raw(picture(i, anomaly=i >= 3), "rgb8", 0) for i in range(6)]})
+    for smoothing in (0, 1):
+        params = tmp_path / "params.yaml"
+        params.write_text(f"detector:\n  ros__parameters:\n    smoothing: {smoothing}\n")
+        assert replay(bag, checkpoint, tmp_path / str(smoothing), "--params", str(params)) == 0
+    rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in "01"]
+    peaks = [[row["peak"] for row in of] for of in rows]
+    assert peaks[0] == peaks[1] and float(peaks[0][3]) > float(peaks[0][0])
+    assert any("cannot be smoothed over time" in note for note in metrics(tmp_path / "1")["notes"])
+
+
+def test_a_frame_that_the_device_has_no_room_for_is_a_broken_one_and_the_others_are_searched(
+    tmp_path, checkpoint, monkeypatch
+):
+    large = raw(np.zeros((200, 300, 3), np.uint8), "rgb8", STAMPS[2])
+    bag = record(tmp_path / "drive", {TOPIC: [*frames()[:2], large, *frames()[3:]]})
+    score_batch = Detector.score_batch
+
+    def with_little_room(self, images):
+        if images[0].shape[0] == 200:
+            raise FlowclasError("out of memory for these frames")
+        return score_batch(self, images)
+
+    monkeypatch.setattr(Detector, "score_batch", with_little_room)
+    assert replay(bag, checkpoint, tmp_path / "out") == 0
+    figures = metrics(tmp_path / "out")["figures"]
+    assert (figures["frames"], figures["broken_frames"]) == (5, 1)
+
+
+def test_a_self_mask_that_is_not_used_is_told_in_the_recorded_state_too(tmp_path, checkpoint, bag):
+    write_png(tmp_path / "mask.png", np.full((20, 50), 255, np.uint8))
+    params = tmp_path / "params.yaml"
+    params.write_text(f"detector:\n  ros__parameters:\n    self_mask: {tmp_path / 'mask.png'}\n")
+    assert replay(bag, checkpoint, tmp_path / "out", "--params", str(params)) == 0
+    states = [one for topic, _, one in read(tmp_path / "out" / "annotated.mcap") if topic.endswith("/state")]
+    assert len(states) == 6 and all("differ in aspect, nothing is masked" in one.message for one in states)
 
 
 def test_numbers_of_the_parameter_file_are_read_as_rclpy_reads_them(tmp_path, checkpoint, bag):

@@ -8,40 +8,75 @@ import numpy as np
 import pytest
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node.self_mask import SelfMask, mask_file
+from flowclas_ros.node.self_mask import KEPT, SelfMask, mask_file
 
 STALE_AFTER = 1.0  # seconds on the tests' own clock
 ROBOT = np.zeros((8, 12), np.uint8)
 ROBOT[:, :6] = 1  # nonzero is the robot, not 255 alone
 
 
-def message(pixels=ROBOT, padding=0, **changed):
+def message(pixels=ROBOT, padding=0, stamp=0.0, **changed):
     rows = np.hstack([pixels, np.full((len(pixels), padding), 255, np.uint8)])
-    fields = {"height": pixels.shape[0], "width": pixels.shape[1], "step": rows.shape[1], "data": rows.tobytes()}
+    nanoseconds = round(stamp * 1e9)
+    header = SimpleNamespace(stamp=SimpleNamespace(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9))
+    fields = {
+        "header": header,
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "step": rows.shape[1],
+        "data": rows.tobytes(),
+    }
     return SimpleNamespace(**{"encoding": "mono8", "is_bigendian": 0, **fields, **changed})
 
 
-def live(*messages, at=10.0):
+def live(*messages):
     mask = SelfMask.from_setting("topic", "")
     for one in messages:
-        mask.update(one, at)
+        mask.update(one, 10.0)
     return mask
 
 
+def at(mask, received, shape=ROBOT.shape, stamp=0):
+    return mask.of(shape, STALE_AFTER, stamp=stamp, received=received)
+
+
 @pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
-def test_the_newest_mask_counts_for_as_long_as_a_frame_would(encoding):
+def test_without_stamps_the_mask_counts_that_came_nearest_to_the_frame(encoding):
     mask = live(message(1 - ROBOT), message(padding=3, encoding=encoding))
     assert mask.live
-    found, remark = mask.of(ROBOT.shape, 10.9, STALE_AFTER)
+    found, remark = at(mask, 10.9)
     np.testing.assert_array_equal(found, ROBOT == 1)
     assert remark == ""
-    assert mask.of(ROBOT.shape, 11.1, STALE_AFTER) == (None, "no self mask for 1.1 s, nothing is masked")
+    assert at(mask, 11.1) == (None, "the nearest self mask is 1.1 s from the frame, nothing is masked")
     mask.update(message(1 - ROBOT), 12.0)  # the arm has moved
-    np.testing.assert_array_equal(mask.of(ROBOT.shape, 12.5, STALE_AFTER)[0], ROBOT == 0)
+    np.testing.assert_array_equal(at(mask, 12.5)[0], ROBOT == 0)
+    np.testing.assert_array_equal(at(mask, 10.9)[0], ROBOT == 1)  # of a frame that has waited for the model
+
+
+def test_the_mask_of_the_frames_own_time_counts_and_not_a_newer_one():
+    """Where the arm is by now a hazard may have stood in the frame."""
+    mask = SelfMask.from_setting("topic", "")
+    for number in range(4):
+        mask.update(message(np.roll(ROBOT, number, axis=1), stamp=100.0 + 0.1 * number), 50.0)
+    for stamp, number in ((100.0, 0), (100.12, 1), (100.21, 2), (101.0, 3)):
+        found, remark = at(mask, 50.0, stamp=round(stamp * 1e9))
+        np.testing.assert_array_equal(found, np.roll(ROBOT, number, axis=1) == 1)
+        assert remark == ""
+    assert at(mask, 50.0, stamp=round(98.5e9)) == (
+        None,
+        "the nearest self mask is 1.5 s from the frame, nothing is masked",
+    )
+
+
+def test_masks_are_not_kept_for_ever():
+    mask = SelfMask.from_setting("topic", "")
+    for second in range(1000):
+        mask.update(message(stamp=second + 1), float(second))
+    assert len(mask._received) == KEPT + 1
 
 
 def test_before_the_first_mask_nothing_is_masked():
-    assert live().of(ROBOT.shape, 0.0, STALE_AFTER) == (None, "no self mask has come, nothing is masked")
+    assert at(live(), 0.0) == (None, "no self mask has come, nothing is masked")
 
 
 @pytest.mark.parametrize(
@@ -49,28 +84,28 @@ def test_before_the_first_mask_nothing_is_masked():
 )
 def test_a_mask_that_cannot_be_read_takes_the_one_before_with_it(broken, words):
     mask = live(message(), message(**broken))
-    found, remark = mask.of(ROBOT.shape, 10.1, STALE_AFTER)
+    found, remark = at(mask, 10.0)
     assert found is None and words in remark and "nothing is masked" in remark
     mask.update(message(), 10.2)
-    assert mask.of(ROBOT.shape, 10.3, STALE_AFTER)[1] == ""
+    assert at(mask, 10.3)[1] == ""
 
 
 def test_of_another_size_only_what_is_wholly_the_robot_is_masked():
     mask = live(message(np.repeat(np.repeat(np.eye(4, 6, dtype=np.uint8), 2, axis=0), 2, axis=1)))
-    np.testing.assert_array_equal(mask.of((4, 6), 10.0, STALE_AFTER)[0], np.eye(4, 6, dtype=bool))
-    np.testing.assert_array_equal(live(message(np.eye(8, 12, dtype=np.uint8))).of((4, 6), 10.0, STALE_AFTER)[0], False)
-    assert mask.of((8, 12), 10.0, STALE_AFTER)[0].shape == (8, 12), "the camera's size may change"
+    np.testing.assert_array_equal(at(mask, 10.0, (4, 6))[0], np.eye(4, 6, dtype=bool))
+    np.testing.assert_array_equal(at(live(message(np.eye(8, 12, dtype=np.uint8))), 10.0, (4, 6))[0], False)
+    assert at(mask, 10.0, (8, 12))[0].shape == (8, 12), "the camera's size may change"
 
 
 @pytest.mark.parametrize("shape", [(8, 13), (9, 12), (12, 8)])
 def test_a_mask_of_another_view_is_not_used(shape):
-    found, remark = live(message()).of(shape, 10.0, STALE_AFTER)
+    found, remark = at(live(message()), 10.0, shape)
     assert found is None and f"image of {shape[1]}x{shape[0]} differ in aspect" in remark
 
 
 def test_a_file_never_grows_stale_and_each_camera_has_its_own():
     mask = SelfMask(ROBOT == 1)
-    assert not mask.live and mask.of(ROBOT.shape, 1e6, STALE_AFTER)[1] == ""
+    assert not mask.live and at(mask, 1e6)[1] == ""
     assert SelfMask.from_setting("", "front") is None
     assert str(mask_file("/masks/{camera}.png", "front")) == "/masks/front.png"
 

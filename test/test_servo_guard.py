@@ -159,6 +159,10 @@ def test_requests_that_are_not_answered_are_let_go(rig):
     assert len(rig.guard._servo._pending_requests) == 1
 
 
-def test_a_level_that_would_never_pause_is_refused():
-    with ros_context() as context, pytest.raises(FlowclasError, match="pause_from 4"):
-        ServoGuard(context=context, parameter_overrides=[Parameter("pause_from", value=4)])
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("pause_from", 4, "pause_from 4"), ("timeout", float("nan"), "timeout nan"), ("timeout", float("inf"), "inf")],
+)
+def test_what_would_never_pause_is_refused(name, value, words):
+    with ros_context() as context, pytest.raises(FlowclasError, match=words):
+        ServoGuard(context=context, parameter_overrides=[Parameter(name, value=value)])

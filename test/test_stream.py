@@ -172,6 +172,16 @@ def test_what_limits_the_view_is_remarked_until_it_does_no_more(made):
     assert one.stream.status.remarks == ""
 
 
+def test_a_hazard_is_not_hidden_by_where_the_arm_has_got_to_since_the_frame(made):
+    one = made(self_mask="topic", max_age=0.0)
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for second, where in ((100, (slice(18, 24), slice(0, 32))), (101, (slice(4, 16), slice(4, 16)))):
+        mask = pixels.copy()
+        mask[where] = 255
+        one.hand("/self_mask", image_message(mask, "mono8", Time(sec=second)))
+    assert [one.see(second).anomalous_share > 0 for second in (100, 101)] == [True, False]
+
+
 def test_a_frame_that_fails_while_the_process_shuts_down_is_no_second_failure(made):
     one = made()
     one.context.try_shutdown()

@@ -70,11 +70,18 @@ class Location:
 @dataclass(frozen=True, eq=False)
 class Located:
     """The regions' places in their order, None where no pixel of a region has depth. reason: why there is none at
-    all, in one line; empty when the depth image could be used (though perhaps not under every region).
+    all, in one line; empty when the depth image could be used (though perhaps not under every region). remark: what
+    is to be known of a depth image that was used.
     """
 
     locations: list[Location | None]
     reason: str = ""
+    remark: str = ""
+
+    @property
+    def text(self) -> str:
+        """For the diagnostics, in one line; empty when all is well."""
+        return f"hazards without a position: {self.reason}" if self.reason else self.remark
 
 
 def not_located(regions: Sequence[Region], reason: str) -> Located:

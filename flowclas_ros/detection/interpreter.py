@@ -109,6 +109,7 @@ class Interpreter:
         self._tracker = HazardTracker(rules.confirm_frames, rules.forget_frames)
         self._drift = DriftMonitor(rules.drift_window)
         self._rules = rules
+        self._hidden: npt.NDArray[np.bool_] | None = None  # of the last frame
         self._region: tuple[tuple, npt.NDArray[np.bool_] | None] = ((), None)  # (of what, the pixels inside)
         self.set_rules(rules)
 
@@ -152,7 +153,10 @@ class Interpreter:
         calibration = detector.calibration
         drift = self._drift.update(score, stamp, None if calibration is None else calibration.drift)
         if self._smoother is not None:
-            score = self._smoother.update(score, stamp)
+            # What was under the self mask is the robot's: it must not be left behind where the robot moves on.
+            hidden = self._hidden if self._hidden is not None and self._hidden.shape == score.shape else None
+            score = self._smoother.update(score, stamp, anew=hidden)
+        self._hidden = ignore
         searched = self._searched(score.shape, ignore)
         count = score.size if searched is None else int(np.count_nonzero(searched))
         if count == 0:

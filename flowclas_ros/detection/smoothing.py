@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import cv2
@@ -10,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.errors import FlowclasError
-
-logger = logging.getLogger(__name__)
 
 Score = npt.NDArray[np.float32]
 
@@ -38,18 +35,21 @@ class ScoreSmoother:
         """Begin anew with the next frame."""
         self._smooth = self._stamp = None
 
-    def update(self, score: Score, stamp: int | None) -> Score:
-        """The smoothed score (H,W) after `score` (H,W): a new array, or `score` itself. stamp: ns, 0 for none."""
+    def update(self, score: Score, stamp: int | None, anew: npt.NDArray[np.bool_] | None = None) -> Score:
+        """The smoothed score (H,W) after `score` (H,W): a new array, or `score` itself.
+
+        stamp: ns, 0 for none. anew: pixels (H,W) whose past does not count.
+        """
         self.notice = self._broken_off(score, stamp)
         if self.notice:
-            logger.warning("%s", self.notice)
             self.reset()
         if self._smooth is None or self._stamp is None or not stamp:
             self._smooth = score
         else:
             weight = -math.expm1(-(stamp - self._stamp) * 1e-9 / self.time_constant)
+            past = self._smooth if anew is None else np.where(anew, score, self._smooth)
             # a new array each time: whoever holds the last frame's keeps it
-            self._smooth = np.asarray(cv2.addWeighted(score, weight, self._smooth, 1.0 - weight, 0.0), np.float32)
+            self._smooth = np.asarray(cv2.addWeighted(score, weight, past, 1.0 - weight, 0.0), np.float32)
         self._stamp = stamp or None
         return self._smooth
 

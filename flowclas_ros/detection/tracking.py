@@ -7,7 +7,6 @@ does not give in this frame. Nothing is extrapolated: the place is the last meas
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +17,6 @@ import numpy.typing as npt
 from flowclas_ros.detection.geometry import Location
 from flowclas_ros.detection.regions import Region
 from flowclas_ros.errors import FlowclasError
-
-logger = logging.getLogger(__name__)
 
 # Frames that arrive out of order step back by a frame or two; a bag that starts again or a clock that is set steps
 # back by more. Taking the first for the second would throw confirmed hazards away.
@@ -116,7 +113,6 @@ class HazardTracker:
         if min(self._stamps, default=stamp) - stamp > BACKWARD_TOLERANCE:
             back = self._stamps[-1] - stamp
             self.notice = f"time stepped back by {back * 1e-9:.2f} s: hazards are tracked anew"
-            logger.warning("%s", self.notice)
             self.reset()
         self._stamps.append(stamp)
 

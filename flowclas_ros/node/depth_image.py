@@ -72,7 +72,7 @@ def locate_hazards(
 ) -> Located:
     """`locate` for a `depth_sync.SyncedFrame`. Whatever is wrong with its depth ends in the reason, none of it raises.
 
-    Depth in another frame_id than the image's is used, as depth_image_proc does, and the reason says so.
+    Depth in another frame_id than the image's is used, as depth_image_proc does, and the remark says so.
     """
     if frame.depth is None or frame.camera_info is None:
         return not_located(regions, frame.reason or "no depth")
@@ -84,7 +84,7 @@ def locate_hazards(
     if not located.reason and seen != measured:
         return replace(
             located,
-            reason=f"depth is in frame '{measured}', the image in '{seen}': positions are off unless registered",
+            remark=f"depth is in frame '{measured}', the image in '{seen}': positions are off unless registered",
         )
     return located
 

@@ -44,6 +44,8 @@ class Inputs:
             self._sync = DepthSync(
                 self._deliver, slop=settings.depth_slop, queue=settings.depth_queue, wait=settings.depth_wait
             )
+            if self._camera_info is not None:  # of before: some drivers say it once
+                self._sync.camera_info(self._camera_info)
             self._subscribe(Image, f"{self._prefix}depth", settings, self._sync.depth)
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._timer = self._node.create_timer(self._sync.period, self._sync.poll, clock=steady)

@@ -81,7 +81,8 @@ class Settings:
     self_mask: str = _parameter(
         "",
         "Where the camera sees the robot itself, which is never a hazard: path of a mask image, or 'topic' for mono8 "
-        "masks on the topic self_mask; nonzero is the robot. '{camera}' in a path becomes the camera's name.",
+        "masks on the topic self_mask, of which the nearest by its stamp counts; nonzero is the robot. '{camera}' in a "
+        "path becomes the camera's name.",
     )
     # --- over time
     confirm_frames: int = _parameter(
@@ -114,8 +115,8 @@ class Settings:
     )
     stale_after: float = _parameter(
         1.0,
-        "Seconds without a frame, or without a result, after which the state is STALE, as it is in place of CLEAR "
-        "when a search took longer. Wall seconds by time of receipt, also under use_sim_time: raise it for a "
+        "Seconds without a frame, or without a result, after which the state is STALE, as a view without a hazard is "
+        "when its search took longer. Wall seconds by time of receipt, also under use_sim_time: raise it for a "
         "simulation slower than real time.",
         bounds=(0.05, 3600.0),
         live=True,

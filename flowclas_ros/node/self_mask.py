@@ -7,6 +7,8 @@ robot's own arm is seen at once, a person behind a mask that does not belong the
 from __future__ import annotations
 
 import threading
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node.conversion import BrokenImageError, check_layout
+from flowclas_ros.node.conversion import BrokenImageError, check_layout, header_ns
 
 ASPECT_TOLERANCE = 0.01  # relative: a mask of another aspect ratio shows another view
+KEPT = 5.0  # seconds of live masks: longer than any search takes that is not stale
 
 Mask = npt.NDArray[np.bool_]
 
@@ -27,16 +30,34 @@ def mask_file(setting: str, camera: str) -> Path:
     return Path(setting.replace("{camera}", camera))
 
 
+@dataclass(frozen=True, eq=False)
+class _Received:
+    """A mask from the topic. bits: its pixels, eight in a byte: many are kept. problem: why it has none."""
+
+    stamp: int  # nanoseconds, 0 for none
+    arrived: float  # monotonic seconds
+    size: tuple[int, int] = (0, 0)
+    bits: npt.NDArray[np.uint8] | None = None
+    problem: str = ""
+
+    def seconds_from(self, stamp: int, received: float) -> float:
+        """How far off a frame's it is, by the stamps where both have one, else by the times of receipt."""
+        return abs(self.stamp - stamp) * 1e-9 if self.stamp and stamp else abs(self.arrived - received)
+
+    def pixels(self, bits: npt.NDArray[np.uint8]) -> Mask:
+        height, width = self.size
+        return np.unpackbits(bits, count=height * width).reshape(height, width).view(bool)
+
+
 class SelfMask:
     """One camera's. The executor's thread brings messages (`update`), the worker's asks (`of`)."""
 
     def __init__(self, pixels: Mask | None = None, live: bool = False):
         self._lock = threading.Lock()
         self._live = live
-        self._pixels = pixels  # (h, w), as it came
-        self._arrived = 0.0
-        self._broken = ""
-        self._fitted: Mask | None = None
+        self._pixels = pixels  # (h, w), the file's
+        self._received: deque[_Received] = deque()
+        self._fitted: tuple[object, Mask] | None = None  # of what, and to the size asked for last
 
     @classmethod
     def from_setting(cls, setting: str, camera: str) -> SelfMask | None:
@@ -63,45 +84,56 @@ class SelfMask:
 
     def update(self, message: Any, now: float) -> None:
         """Take a mono8 sensor_msgs/Image, received at `now` (monotonic seconds)."""
+        stamp = header_ns(message)
         try:
             if message.encoding not in ("mono8", "8UC1"):
                 raise BrokenImageError(f"encoding '{message.encoding}' is not mono8")
             check_layout(message, 1)
             size = (message.height, message.width)
             pixels = np.ndarray(size, np.uint8, message.data, strides=(message.step, 1)) != 0
-            broken = ""
+            received = _Received(stamp, now, size, np.packbits(pixels))
         except BrokenImageError as error:
-            pixels, broken = None, f"self mask is not readable, nothing is masked: {error}"
+            received = _Received(stamp, now, problem=f"self mask is not readable, nothing is masked: {error}")
         with self._lock:
-            self._pixels, self._broken, self._arrived, self._fitted = pixels, broken, now, None
+            self._received.append(received)
+            while now - self._received[0].arrived > KEPT:
+                self._received.popleft()
 
-    def of(self, shape: tuple[int, ...], now: float, stale_after: float) -> tuple[Mask | None, str]:
+    def of(
+        self, shape: tuple[int, ...], stale_after: float, *, stamp: int = 0, received: float = 0.0
+    ) -> tuple[Mask | None, str]:
         """The mask for a frame of `shape` (H, W), (H,W) bool, and a remark for people.
 
-        None, and the remark says why, where there is none, where it came more than `stale_after` seconds ago (a
-        moving arm is somewhere else by now), and where its aspect ratio is another than the frame's. Of another size,
-        it is resized.
+        stamp: the frame's, nanoseconds, 0 for none. received: when it came, monotonic seconds. Of live masks the one
+        nearest in time counts, not the newest: the arm has moved on since the frame that is searched. None, and the
+        remark says why, where there is none, where it is more than `stale_after` seconds off, and where its aspect
+        ratio is another than the frame's. Of another size, it is resized.
         """
+        if not self._live:
+            assert self._pixels is not None  # the file's
+            return self._fit(self._pixels, self._pixels, shape)
         with self._lock:
-            pixels, broken, arrived, fitted = self._pixels, self._broken, self._arrived, self._fitted
-        if broken:
-            return None, broken
-        if pixels is None:
+            newest_first = list(reversed(self._received))
+        if not newest_first:
             return None, "no self mask has come, nothing is masked"
-        if self._live and now - arrived > stale_after:
-            return None, f"no self mask for {now - arrived:.1f} s, nothing is masked"
+        nearest = min(newest_first, key=lambda one: one.seconds_from(stamp, received))
+        off = nearest.seconds_from(stamp, received)
+        if off > stale_after:
+            return None, f"the nearest self mask is {off:.1f} s from the frame, nothing is masked"
+        if nearest.bits is None:
+            return None, nearest.problem
+        return self._fit(nearest, nearest.pixels(nearest.bits), shape)
+
+    def _fit(self, of: object, pixels: Mask, shape: tuple[int, ...]) -> tuple[Mask | None, str]:
         height, width = pixels.shape
         if abs(width * shape[0] / (height * shape[1]) - 1) > ASPECT_TOLERANCE:
             return None, (
                 f"self mask of {width}x{height} pixels and image of {shape[1]}x{shape[0]} differ in aspect, "
                 "nothing is masked"
             )
-        if fitted is None or fitted.shape != tuple(shape[:2]):
-            fitted = _resized(pixels, shape)
-            with self._lock:
-                if self._pixels is pixels:  # else a newer one has come meanwhile
-                    self._fitted = fitted
-        return fitted, ""
+        if self._fitted is None or self._fitted[0] is not of or self._fitted[1].shape != tuple(shape[:2]):
+            self._fitted = (of, _resized(pixels, shape))
+        return self._fitted[1], ""
 
 
 def _resized(pixels: Mask, shape: tuple[int, ...]) -> Mask:

@@ -40,9 +40,9 @@ class ServoGuard(Node):
         service = self.declare_parameter("pause_service", "/servo_node/pause_servo").value
         self._pause_from = int(self.declare_parameter("pause_from", int(DetectorState.HAZARD)).value or 0)
         self._timeout = float(self.declare_parameter("timeout", 1.0).value or 0.0)
-        if not DetectorState.CAUTION <= self._pause_from <= DetectorState.STALE or self._timeout <= 0:
+        if not DetectorState.CAUTION <= self._pause_from <= DetectorState.STALE or not 0 < self._timeout < math.inf:
             raise FlowclasError(
-                f"pause_from {self._pause_from} is not 1, 2 or 3, or timeout {self._timeout} s not above 0"
+                f"pause_from {self._pause_from} is not 1, 2 or 3, or timeout {self._timeout} s not a number above 0"
             )
         self._servo = self.create_client(SetBool, service)
         self._state: DetectorState | None = None

@@ -169,7 +169,7 @@ class Status:
     def verdict(self, now: float, stale_after: float, absence: str = "") -> tuple[Level, str]:
         """Level and line. A silent camera goes before a fault, a fault before a late result, that before the scene.
 
-        A view that was clear when a search of more than `stale_after` began, on a device that stalled say, is not CLEAR
+        A view without a hazard when a search of more than `stale_after` began, on a device that stalled say, is STALE
         now. What was found in it is still told.
 
         absence: where a silent camera's frames fail to come from, as the end of a sentence.
@@ -188,7 +188,7 @@ class Status:
         elif scene is None or since_result > stale_after:
             text = f"frames arrive, no result for {min(since_result, waited):.1f} s"
             level, text = Level.STALE, "; ".join(part for part in (text, late) if part)
-        elif scene.level == Level.CLEAR and took > stale_after:
+        elif scene.level < Level.HAZARD and took > stale_after:
             level, text = Level.STALE, f"{scene.text}, but the search took {took:.1f} s (stale_after {stale_after:g} s)"
         else:
             level, text = scene.level, scene.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flowclas_ros.node.conversion import header_ns, to_picture
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame as it was parked. synced.image: sensor_msgs/Image or CompressedImage."""
+    """A frame as it was parked. synced.image: sensor_msgs/Image or CompressedImage. received: monotonic seconds."""
 
     stream: Stream
     synced: SyncedFrame
+    received: float = field(default_factory=time.monotonic)
 
     @property
     def message(self) -> Any:
@@ -140,13 +141,12 @@ class Stream:
         stamp = header_ns(frame.message)
         self._prepare()
         settings = self._settings()
-        judged = self._interpreter.judge(detector, score, stamp=stamp, ignore=self._ignored(score.shape))
+        judged = self._interpreter.judge(detector, score, stamp=stamp, ignore=self._ignored(frame, score.shape))
         self.outputs.mask(header, judged.mask, settings)  # at once: the rest takes time
         locate = functools.partial(locate_hazards, frame=frame.synced) if self._depth else None
         finding = self._interpreter.interpret(judged, stages, stamp=stamp, locate=locate)
         if finding.located is not None:
-            reason = finding.located.reason
-            self.status.remark("depth", f"hazards without a position: {reason}" if reason else "")
+            self.status.remark("depth", finding.located.text)
         self.status.remark("drift", judged.drift.text)  # a warning of diagnostics; the level stays the scene's
         if finding.notice:
             self._node.get_logger().warning(finding.notice, throttle_duration_sec=5.0)
@@ -191,10 +191,11 @@ class Stream:
             self._forget = False
             self._interpreter.reset()
 
-    def _ignored(self, shape: tuple[int, ...]) -> np.ndarray | None:
+    def _ignored(self, frame: Frame, shape: tuple[int, ...]) -> np.ndarray | None:
         if self._self_mask is None:
             return None
-        mask, remark = self._self_mask.of(shape, time.monotonic(), self._settings().stale_after)
+        stale_after, stamp = self._settings().stale_after, header_ns(frame.message)
+        mask, remark = self._self_mask.of(shape, stale_after, stamp=stamp, received=frame.received)
         self.status.remark("self mask", remark)
         return mask
 

@@ -6,11 +6,13 @@ only contends for the interpreter lock (issues 1025, 1452). So the executor park
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +35,7 @@ class Worker(Generic[Item]):
         self._process, self._failed = process, failed
         self._condition = threading.Condition()
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
+        self._answering: Future | None = None  # of the call in hand
         self._slots: dict[str, Item] = {}
         self._stopping = False
         # daemon: a hung driver call must not keep the process from ending
@@ -70,18 +73,30 @@ class Worker(Generic[Item]):
             raise TimeoutError(f"worker '{self._thread.name}' did not answer in {timeout} s") from None
 
     def stop(self, timeout: float) -> bool:
-        """End after what is in hand, dropping the slots; False when the thread still runs after `timeout` seconds."""
+        """End after what is in hand, dropping the slots; False when the thread still runs after `timeout` seconds.
+
+        Who waits for a call then gets a RuntimeError: a driver that hangs must not keep the process from ending.
+        """
         with self._condition:
             self._stopping, self._slots = True, {}
             self._condition.notify()
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if not self._thread.is_alive():
+            return True
+        with self._condition:
+            waiting = [future for _, future in self._calls] + ([self._answering] if self._answering else [])
+            self._calls.clear()
+        for future in waiting:
+            with contextlib.suppress(InvalidStateError):  # it was answered this very moment
+                future.set_exception(RuntimeError(f"worker '{self._thread.name}' has been stopped"))
+        return False
 
     def _run(self) -> None:
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._calls or self._slots or self._stopping)
                 call = self._calls.popleft() if self._calls else None
+                self._answering = call and call[1]
                 items: list[Item] = []
                 if call is None:
                     if self._stopping:
@@ -89,6 +104,7 @@ class Worker(Generic[Item]):
                     items, self._slots = list(self._slots.values()), {}
             if call is not None:
                 self._answer(*call)
+                self._answering = None
             else:
                 try:
                     self._process(items)
@@ -105,6 +121,8 @@ class Worker(Generic[Item]):
     @staticmethod
     def _answer(function: Callable[[], Any], future: Future) -> None:
         try:
-            future.set_result(function())
+            settle = functools.partial(future.set_result, function())
         except BaseException as error:  # handed over whole: the caller decides
-            future.set_exception(error)
+            settle = functools.partial(future.set_exception, error)
+        with contextlib.suppress(InvalidStateError):  # `stop` has given it up
+            settle()

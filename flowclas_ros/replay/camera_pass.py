@@ -20,6 +20,7 @@ from flowclas_ros.detection.interpreter import Finding, Interpreter
 from flowclas_ros.detection.overlay import overlay
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node import diagnostics
+from flowclas_ros.node.conversion import header_ns
 from flowclas_ros.node.depth_image import locate_hazards
 from flowclas_ros.node.depth_sync import DepthSync, NearestStamp, SyncedFrame
 from flowclas_ros.node.messages import nearest_range, state_fields
@@ -144,12 +145,13 @@ class CameraPass:
         recorded: Recorded = synced.image
         status = self._status
         assert status is not None  # since the first frame came
-        if recorded.image is not None:
-            self._detector.warm_up(*recorded.image.shape[:2])  # as the node: the first frame pays no lazy start
         start = time.perf_counter()
         finding: Finding | None = None
         try:
-            finding = self._find(recorded, synced)
+            if recorded.image is not None:
+                self._detector.warm_up(*recorded.image.shape[:2])  # as the node: the first frame pays no lazy start
+                start = time.perf_counter()
+            finding = self._find(recorded, synced, status)
         except FlowclasError as error:
             status.failed(f"frame not searched: {error}")
             self.tally.failed(recorded, str(error))
@@ -160,27 +162,28 @@ class CameraPass:
         fields = state_fields(level, text, status, self._detector)
         self._sinks.background.do(lambda: self._keep(recorded, finding, header, fields))
 
-    def _find(self, recorded: Recorded, synced: SyncedFrame) -> Finding:
+    def _find(self, recorded: Recorded, synced: SyncedFrame, status: Status) -> Finding:
         if recorded.image is None:
             raise FlowclasError(recorded.error)
         scores, stages = self._detector.score_batch([recorded.image])
+        stamp = header_ns(recorded.message)  # 0 for none, as the node has it
         ignore = None
         if self._self_mask is not None:
-            ignore, remark = self._self_mask.of(scores[0].shape, 0.0, self._settings.stale_after)
+            ignore, remark = self._self_mask.of(scores[0].shape, self._settings.stale_after, stamp=stamp)
+            status.remark("self mask", remark)
             if remark:
                 self._note(remark)
-        judged = self._interpreter.judge(self._detector, scores[0], stamp=recorded.stamp_ns, ignore=ignore)
+        judged = self._interpreter.judge(self._detector, scores[0], stamp=stamp, ignore=ignore)
         locate = None if self._sync is None else functools.partial(locate_hazards, frame=synced)
-        return self._interpreter.interpret(judged, stages, stamp=recorded.stamp_ns, locate=locate)
+        return self._interpreter.interpret(judged, stages, stamp=stamp, locate=locate)
 
     def _conclude(self, recorded: Recorded, finding: Finding, latency: float, status: Status) -> None:
         if finding.notice:
             self._note(finding.notice)
         if finding.located is not None:
-            reason = finding.located.reason
-            status.remark("depth", f"hazards without a position: {reason}" if reason else "")
-            if reason:
-                self._note(f"no position: {reason}")
+            status.remark("depth", finding.located.text)
+            if finding.located.text:
+                self._note(finding.located.text)
         judged, nearest = finding.judged, nearest_range(finding.hazards)
         scene = Scene(
             header=recorded.header,
