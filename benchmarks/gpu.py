@@ -17,10 +17,11 @@ from record import ROOT, write_result
 from rich.console import Console
 from rich.table import Table
 
-from flowclas_ros.model import PRESETS, FlowCLAS, build_preset
+from flowclas_ros.errors import FlowclasError
+from flowclas_ros.model import PRESETS, FlowCLAS, build_preset, resolve_device
 
 # Largest difference of a score map between CUDA and CPU in fp32, as a share of the map's own standard deviation.
-# Kernels sum in other orders; TF32 is off for matrix products by PyTorch's default and switched off for cuDNN here.
+# Kernels sum in other orders; TF32 is off, as in use (`resolve_device`).
 CUDA_TOLERANCE = 1e-2
 SIZES = [(480, 640), (518, 1036), (1080, 1920)]
 FIT_EPOCHS = 5
@@ -32,10 +33,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script out (not a GPU figure)")
     parser.add_argument("--quick", action="store_true", help="the edge preset at the smallest size only")
     arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("error: PyTorch sees no CUDA GPU here; --device cpu tries the script out")
-    device = torch.device(arguments.device)
-    torch.backends.cudnn.allow_tf32 = False
+    try:
+        device = resolve_device(arguments.device)
+    except FlowclasError as error:
+        sys.exit(f"error: {error}; --device cpu tries the script out")
     presets = ["flowclas_edge"] if arguments.quick else list(PRESETS)
     sizes = SIZES[:1] if arguments.quick else SIZES
     figures = {

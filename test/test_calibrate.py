@@ -81,6 +81,14 @@ def test_a_broken_frame_is_named_and_left_out(tmp_path, checkpoint, images, caps
     assert load_checkpoint(output).header["provenance"]["calibrated"]["frames"] == 11
 
 
+def test_a_scene_without_a_frame_that_can_be_read_is_left_out(tmp_path, checkpoint, images, capsys):
+    (images / "t0_0.png").write_bytes(b"no picture")  # a scene of its own
+    output = tmp_path / "new.safetensors"
+    assert calibrate(checkpoint, output, images, "--sequence-regex", "^([a-z]+[0-9]+)_") == 2
+    assert "t0_0.png" in capsys.readouterr().err
+    assert load_checkpoint(output).header["provenance"]["calibrated"]["frames"] == 12
+
+
 @pytest.mark.parametrize(
     ("output", "more", "told"),
     [

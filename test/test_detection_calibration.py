@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from flowclas_ros.detection import calibration as calibration_module
 from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.errors import FlowclasError
 
@@ -150,6 +151,32 @@ def test_memory_is_that_of_a_frame_however_long_a_scene_is():
     assert peak < 6 * 4 * frame  # four bytes a pixel: six frames of the scene's sixteen
 
 
+@pytest.mark.parametrize("decimals", [None, 1], ids=["fine", "ties"])
+def test_a_scene_of_many_frames_keeps_the_bound_and_few_curves(decimals, monkeypatch):
+    monkeypatch.setattr(calibration_module, "_HELD", 4)  # three levels of them in a hundred frames
+    rng = np.random.default_rng(1)
+    frames = [rng.normal(i / 40, 1, 3000).astype(np.float32) for i in range(100)]
+    if decimals is not None:
+        frames = [frame.round(decimals) for frame in frames]
+    scenes = [frames, frames[:3]]
+    calibration = Calibration.fit(scenes)
+    assert (calibration.scenes, calibration.pixels) == (2, 103 * 3000)
+    exact = Calibration.fit([np.concatenate(scene) for scene in scenes])
+    for rate in (0.4, 0.1, 1e-2, 1e-3, 1e-4):
+        threshold = calibration.threshold(rate)
+        assert mean_share([np.concatenate(scene) for scene in scenes], threshold) <= rate
+        assert threshold <= exact.threshold(rate) + 0.04
+
+
+def test_the_drifts_reference_looks_at_some_of_a_long_scenes_frames_evenly_spread(monkeypatch):
+    seen = []
+    monkeypatch.setattr(calibration_module.DriftReference, "fit", seen.extend)
+    Calibration.fit_with_drift((np.full((4, 4), i, np.float32) for i in range(count)) for count in (3, 127, 1000))
+    first, second, third = ([int(frame[0]) for frame in scene] for scene in seen)
+    assert first == [0, 1, 2] and second == list(range(127))
+    assert third == list(range(0, 1000, third[1])) and 64 <= len(third) < 128
+
+
 def test_ties_and_constant_scenes_keep_the_bound():
     scenes = [np.repeat(np.float32([0, 1, 2, 3]), 50) for _ in range(30)]
     calibration = Calibration.fit(scenes)
@@ -168,6 +195,17 @@ def test_heat_is_the_decades_of_rarity_monotone_and_saturates_above_everything_s
     assert ramp.min() < 1e-3
     assert ramp.max() == 1
     assert ramp.dtype == np.float32
+
+
+def test_heat_where_all_scores_are_one_and_where_one_lies_far_from_all_others():
+    alike = Calibration.fit([np.ones((4, 4), np.float32)] * 3)
+    assert alike.heat(np.float32([0, 2])).tolist() == [0, 1]
+    scenes = [np.append(scene, np.float32(1e6)) for scene in scenes_of(5)]
+    far, near = Calibration.fit(scenes), Calibration.fit([scene[:-1] for scene in scenes])
+    probes = np.linspace(-5, 5, 200, dtype=np.float32).reshape(10, 20)
+    expected = -np.log10((10 ** (-6 * near.heat(probes)) * 4000 + 1) / 4001) / 6
+    np.testing.assert_allclose(far.heat(probes), expected, atol=0.02)
+    assert far.heat(probes).dtype == np.float32 and far.heat(np.float32([2e6]))[0] == 1
 
 
 @pytest.mark.parametrize(

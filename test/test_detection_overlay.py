@@ -41,6 +41,16 @@ def test_an_overlay_leaves_cool_pixels_alone_and_outlines_listed_hazards_only():
     assert (picture[10:13, 10:13] != image[10:13, 10:13]).any()
 
 
+def test_a_hazard_inside_the_hole_of_another_is_outlined_too_and_the_hole_is_not():
+    mask = np.zeros((200, 200), bool)
+    mask[20:180, 20:180] = True
+    mask[40:160, 40:160] = False
+    mask[80:120, 80:120] = True
+    picture = overlay(np.zeros((200, 200, 3), np.uint8), detection_of(mask))
+    assert has_outline(picture[75:125, 75:125]).sum() > 100
+    assert not has_outline(picture[45:58, 50:150]).any() and not has_outline(picture[39:42, 60:140]).any()
+
+
 def test_an_overlay_is_within_two_grey_levels_of_blending_by_opacity():
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (120, 160, 3), dtype=np.uint8)

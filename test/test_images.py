@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -86,6 +88,21 @@ def test_the_exif_orientation_turns_the_image_upright(tmp_path):
     assert read.shape == (32, 16, 3)
     assert read[:12].min() > 200
     assert read[20:].max() < 50
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bit_colour_is_turned_upright_as_8_bits_are(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(deep_to_8_bit(DEEP).astype(np.uint8)).save(tmp_path / "8.png", exif=exif)
+    cv2.imwrite(str(tmp_path / "16.png"), DEEP[..., ::-1])
+    data = (tmp_path / "16.png").read_bytes()
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "16.png").write_bytes(data[:33] + chunk + data[33:])  # behind the header
+    upright = images.read_image(tmp_path / "16.png")
+    np.testing.assert_array_equal(upright, images.read_image(tmp_path / "8.png"))
+    assert upright.shape == ((12, 17, 3) if orientation < 5 else (17, 12, 3))
 
 
 def photo(path: Path) -> bytes:

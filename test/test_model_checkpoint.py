@@ -137,6 +137,23 @@ def test_damaged_header_is_refused(saved):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda header: header.update(format="other"), "is no FlowCLAS checkpoint"),
+        (lambda header: header.update(format_version=-4), "has checkpoint format -4"),
+        (lambda header: header.update(config=None), "its settings are no table"),
+        (lambda header: header["config"].pop("flow"), r"cannot be read \(KeyError\('flow'\)\)"),
+        (lambda header: header["config"]["flow"].update(steps="1"), r"cannot be read \(TypeError"),
+    ],
+)
+def test_a_header_that_was_edited_wrongly_is_one_line(saved, change, words):
+    path, _ = saved
+    rewrite_header(path, change)
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(path)
+
+
 def test_tensors_of_another_shape_are_refused(saved):
     path, _ = saved
     rewrite_header(path, lambda header: header["config"]["flow"].update(hidden_ratio=0.25))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parent.parent
 # Sums in another order than one process has; seen: 2e-7 and 2e-8.
 LOSS, WEIGHTS = 1e-5, 1e-5
-GPU_LOSS = 1e-2  # TF32 in the convolutions, of other batch sizes
+GPU_LOSS = 1e-2  # of other batch sizes, which sum in another order
 
 
 def fit(root, processes, batch_size, device="cpu"):

@@ -17,6 +17,7 @@ F, so every threshold from the table is at or above the exact one, and the bound
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +34,11 @@ HEAT_DECADES = 6.0
 """Heat 1 is a score that one normal pixel in 10**6 exceeds; heat 1/6 is one in ten, 1/3 one in a hundred."""
 
 _SCENE_KNOTS = 4096  # log-spaced shares kept of one frame, and of one scene: 0.4 % apart over seven decades
+_HELD = 256  # curves of a scene at once
 _TABLE_KNOTS = 1024  # log-spaced shares kept of the mean curve: 1.6 % apart, some 30 kB of JSON
 _HEAT_BINS = 65536
+_HEAT_SPREAD = 64  # bins at least between the quartiles, or scores are looked up one by one
+_DRIFT_FRAMES = 64  # of a scene are looked at for the drift's reference, evenly spread; up to twice as many
 
 FloatArray = npt.NDArray[np.float64]
 Curve = tuple[FloatArray, FloatArray]  # knots (score, share of pixels above it); score rising, last share 0
@@ -78,13 +82,21 @@ class Calibration:
 
     @classmethod
     def fit_with_drift(cls, scene_scores: Iterable[Iterable[npt.NDArray[np.float32]]]) -> Calibration:
-        """As `fit`, of the score maps (H, W) of every scene's frames; `drift` is fitted on them too."""
+        """As `fit`, of the score maps (H, W) of every scene's frames; `drift` is fitted on them too, in a long scene on
+        some of them.
+        """
         samples: list[list[npt.NDArray[np.float32]]] = []
 
         def sampled(scene: Iterable[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
-            samples.append([])
-            for score in scene:
-                samples[-1].append(sample(score))
+            kept: list[npt.NDArray[np.float32]] = []
+            every = 1
+            samples.append(kept)
+            for number, score in enumerate(scene):
+                if number % every == 0:
+                    kept.append(sample(score))
+                if len(kept) == 2 * _DRIFT_FRAMES:
+                    del kept[1::2]
+                    every *= 2
                 yield score
 
         table = cls.fit(sampled(scene) for scene in scene_scores)
@@ -129,6 +141,8 @@ class Calibration:
         the tail, where anomalies live, takes most of the range. Anything above the highest normal score is 1.
         """
         lowest, per_nat, table = self._heat_table
+        if per_nat * self._usual_spread < _HEAT_SPREAD:  # a single score far from all others would leave too few bins
+            return np.interp(score, self.thresholds, self._heat_knots, left=0.0).astype(np.float32)
         index = (score.astype(np.float32, copy=False) - np.float32(lowest)) * np.float32(per_nat)
         # uint16 keeps the look-up at a few ms for a 1080p frame, where interpolation takes 150.
         taken: npt.NDArray[np.float32] = table[np.clip(index, 0, _HEAT_BINS - 1).astype(np.uint16)]
@@ -140,11 +154,21 @@ class Calibration:
         lowest, highest = float(self.thresholds[0]), float(self.thresholds[-1])
         per_nat = (_HEAT_BINS - 1) / max(highest - lowest, 1e-6)
         grid = lowest + np.arange(_HEAT_BINS) / per_nat
-        with np.errstate(divide="ignore"):
-            knots = np.minimum(-np.log10(self.rates) / HEAT_DECADES, 1.0)
-        table = np.interp(grid, self.thresholds, knots).astype(np.float32)
-        table[-1] = 1.0  # above everything seen
+        table = np.interp(grid, self.thresholds, self._heat_knots).astype(np.float32)
+        table[0], table[-1] = 0.0, 1.0  # below and above everything seen
         return lowest, per_nat, table
+
+    @cached_property
+    def _heat_knots(self) -> FloatArray:
+        """Heat at the thresholds."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.minimum(-np.log10(self.rates) / HEAT_DECADES, 1.0))
+
+    @cached_property
+    def _usual_spread(self) -> float:
+        """Nats between the scores of the middle half of the pixels."""
+        low, high = np.interp([-0.75, -0.25], -self.rates, self.thresholds)
+        return float(high - low)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for the checkpoint's header, some 30 kB."""
@@ -177,7 +201,8 @@ class Calibration:
 
 def _scene_curve(frames: Iterable[npt.NDArray[Any]], index: int) -> tuple[Curve, int]:
     """The curve of all pixels of a scene's frames, and how many they are."""
-    curves, sizes = [], []
+    # Of frames, of as many of those together, and so on: few are held, and each is thinned only a few times.
+    levels: list[list[tuple[Curve, int]]] = []
     for scores in frames:
         values = np.sort(np.asarray(scores, dtype=np.float32), axis=None)
         if values.size == 0:
@@ -186,12 +211,24 @@ def _scene_curve(frames: Iterable[npt.NDArray[Any]], index: int) -> tuple[Curve,
             raise FlowclasError(
                 f"calibration scene {index} holds a non-finite score: fit with a lower learning rate or in fp32"
             )
-        curves.append(_frame_curve(values))
-        sizes.append(values.size)
-    if not curves:
+        held = (_frame_curve(values), values.size)
+        for level in itertools.count():
+            if level == len(levels):
+                levels.append([])
+            levels[level].append(held)
+            if len(levels[level]) < _HELD:
+                break
+            held, levels[level] = _together(levels[level]), []
+    if not levels:
         raise FlowclasError(f"calibration scene {index} holds no pixel: leave it out, or check its mask")
-    if len(curves) == 1:
-        return curves[0], sizes[0]
+    return _together([held for level in levels for held in level])
+
+
+def _together(parts: Sequence[tuple[Curve, int]]) -> tuple[Curve, int]:
+    """One curve of several with their pixels."""
+    if len(parts) == 1:
+        return parts[0]
+    curves, sizes = zip(*parts, strict=True)
     level, share = _mean_curve(curves, sizes)
     share, level = _thin(share, level, _SCENE_KNOTS)
     return (level, share), sum(sizes)

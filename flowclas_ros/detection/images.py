@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.files import replacing
@@ -218,14 +218,21 @@ def _read_deep_colour(path: Path) -> RGB | None:
     """A colour PNG or TIFF of 16 bits a channel, of which Pillow keeps the upper byte; None for anything else."""
     if not _is_deep_colour(path):
         return None
-    _load(path)  # OpenCV fills up a truncated file in silence, Pillow says so
+    loaded = _load(path)  # OpenCV fills up a truncated file in silence, Pillow says so
     values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         raise FlowclasError(f"image {path} has 16-bit channels of an unknown layout: save it with 8 bits")
     colour = values[..., 2::-1].astype(np.int64)
     if values.shape[2] == 4:
         colour = (colour * values[..., 3:].astype(np.int64) + 32767) // 65535
-    return _halve_depth(colour)
+    return _upright(_halve_depth(colour), loaded.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _upright(image: RGB, orientation: int) -> RGB:
+    """Turned and mirrored by the EXIF orientation, 1 to 8."""
+    transposed = image.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else image
+    flip_rows, flip_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(transposed[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
 
 
 def _is_deep_colour(path: Path) -> bool:

@@ -97,9 +97,10 @@ def _levels(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 def _outline(picture: RGB, mask: npt.NDArray[np.bool_], regions: Sequence[Region], thickness: int) -> None:
     boxes = {region.bbox for region in regions}
-    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contours, hierarchy = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outer = [contour for index, contour in enumerate(contours) if hierarchy[0, index, 3] < 0]  # no hole of another
     # A region's outer contour has the region's own box, which tells the listed regions from the small ones.
-    listed = [contour for contour in contours if tuple(cv2.boundingRect(contour)) in boxes]
+    listed = [contour for contour in outer if tuple(cv2.boundingRect(contour)) in boxes]
     # A contour steps from pixel to pixel: smooth lines hardly show and take five times as long.
     cv2.drawContours(picture, listed, -1, _HALO, thickness + 2)
     cv2.drawContours(picture, listed, -1, OUTLINE, thickness)

@@ -7,16 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.folding import folded
+from flowclas_ros.model.timm_model import create, is_plain_transformer, lacking
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ class FrozenBackbone(nn.Module):
         self.adapted = False
         # The model as it runs once it is frozen: in a list, so that it is no module of this one and not saved twice.
         self._fast: list[Any] = []
-        self.is_transformer = _is_plain_transformer(config.name)
-        self.model = _create(config, self.is_transformer)
+        self.is_transformer = is_plain_transformer(config.name)
+        self.model, missing = create(config, self.is_transformer)
         if self.is_transformer:
             self._set_up_transformer()
         else:
@@ -105,7 +104,12 @@ class FrozenBackbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.eval()
-        self.register_load_state_dict_pre_hook(lambda *_: self._fast.clear())
+        if missing := lacking(self.model, missing):
+            raise FlowclasError(
+                f"backbone weights '{config.weights}' lack {len(missing)} tensors of '{config.name}', such as "
+                f"{', '.join(missing[:3])}: they are another model's, or of another library; give timm's own"
+            )
+        self._try_out()
 
     def _set_up_transformer(self) -> None:
         depth = len(self.model.blocks)
@@ -169,6 +173,29 @@ class FrozenBackbone(nn.Module):
         """A module that has moved folds anew."""
         self._fast.clear()
         return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Other weights fold anew. By no hook, whose closure over the module would keep it after its end."""
+        self._fast.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Raise FlowclasError for a model that takes one size of images only, or lays its maps out in another way."""
+        side = math.lcm(64, self.pad_multiple)
+        expected = (1, self.channels, side // self.stride, side // self.stride)
+        try:
+            found = tuple(self.feature_map(torch.zeros(1, 3, side, side)).shape)
+        except Exception as error:  # of as many types as there are models
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise FlowclasError(
+                f"backbone '{self.config.name}' takes no image of {side}x{side} pixels ({reason}): choose a model that "
+                "takes images of any size"
+            ) from error
+        if found != expected:
+            raise FlowclasError(
+                f"backbone '{self.config.name}' gives a map {found} where (B, C, h, w) is {expected}: it cannot be used"
+            )
 
     def _feature_map(self, images: Tensor, model: Any) -> Tensor:
         x = (images - self.mean) / self.std
@@ -238,43 +265,3 @@ def _drop_unused_blocks(model: Any) -> None:
     stages = model.feature_info.get_dicts(keys=["stage"]) if hasattr(model, "blocks") else []
     if stages and isinstance(model.blocks, nn.Sequential) and all("stage" in stage for stage in stages):
         del model.blocks[max(stage["stage"] for stage in stages) :]
-
-
-def _is_plain_transformer(name: str) -> bool:
-    """Whether timm builds this name as a columnar transformer (ViT, DeiT, BEiT, EVA) rather than in stages."""
-    try:
-        entry = timm.model_entrypoint(name.split(".")[0])
-    except (RuntimeError, KeyError):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise FlowclasError(f"timm has no model '{name}'; names like it: {', '.join(near) or 'none'}") from None
-    return entry.__module__.rsplit(".", 1)[-1] in ("vision_transformer", "eva", "beit", "deit")
-
-
-def _create(config: BackboneConfig, is_transformer: bool) -> nn.Module:
-    kwargs: dict[str, Any] = dict(config.kwargs)
-    if is_transformer:
-        kwargs |= {"num_classes": 0, "dynamic_img_size": True}
-    else:
-        kwargs |= {"features_only": True}
-        if config.layers:
-            kwargs["out_indices"] = tuple(config.layers)
-        else:
-            kwargs["out_indices"] = (-1,)
-    if config.weights not in ("hub", "random"):
-        path = Path(config.weights).expanduser()
-        if path.suffix != ".safetensors":
-            raise FlowclasError(f"backbone weights '{path}' are not a .safetensors file; nothing else is loaded")
-        if not path.is_file():
-            raise FlowclasError(f"backbone weights '{path}' do not exist; give the path of the file, or 'hub'")
-        kwargs["pretrained_cfg_overlay"] = {"file": str(path)}
-    try:
-        return timm.create_model(config.name, pretrained=config.weights != "random", **kwargs)
-    except Exception as error:  # timm and the hub raise many types; each means: this backbone is not to be had
-        where = "timm's hub" if config.weights == "hub" else f"'{config.weights}'"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(error, IndexError) and config.layers:  # "list index out of range", in timm's words
-            reason = f"it does not have all of the layers {list(config.layers)}"
-        raise FlowclasError(
-            f"backbone '{config.name}' could not be made with weights from {where}: {reason}; "
-            "give a local file as backbone weights, or check name, layers and kwargs"
-        ) from error

@@ -161,14 +161,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_version(header: dict[str, Any], path: Path) -> None:
+    if not isinstance(header, dict) or header.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(f"'{path}' is no FlowCLAS checkpoint; make one with `flowclas fit`")
     version = header.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise CheckpointError(
             f"'{path}' has checkpoint format {version}; this flowclas_ros reads up to {FORMAT_VERSION}: update it"
         )
     for key in ("name", "config", "backbone_sha256", "backbone_embedded", "calibration", "provenance"):
         if key not in header:
             raise CheckpointError(f"'{path}' is damaged: its header lacks '{key}'; copy it again")
+    if not isinstance(header["config"], dict):
+        raise CheckpointError(f"'{path}' is damaged: its settings are no table; copy it again")
     if version < FORMAT_VERSION and header["config"].get("guided_radius"):
         raise CheckpointError(
             f"'{path}' has format {version}, of another guided filter: its thresholds do not hold for that of format "
@@ -177,16 +181,14 @@ def _check_version(header: dict[str, Any], path: Path) -> None:
 
 
 def _config_from(data: dict[str, Any], path: Path) -> FlowCLASConfig:
-    rest = {key: value for key, value in data.items() if key not in ("backbone", "flow")}
-    return _build(
-        FlowCLASConfig,
-        {
-            **rest,
+    try:
+        parts = {
             "backbone": _build(BackboneConfig, data["backbone"], path),
             "flow": _build(FlowConfig, data["flow"], path),
-        },
-        path,
-    )
+        }
+        return _build(FlowCLASConfig, {**data, **parts}, path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"'{path}' is damaged: its settings cannot be read ({error!r}); copy it again") from error
 
 
 def _build(kind: type[T], values: dict[str, Any], path: Path) -> T:

@@ -14,9 +14,13 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED
 def resolve_device(name: str = "auto") -> torch.device:
     """The torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``; ``auto`` takes the first GPU if there is one.
 
+    Before a GPU is used, TF32 is switched off in the process, which PyTorch has on in convolutions: what is called fp32
+    is fp32, and a threshold that was calibrated on a CPU holds.
+
     Raises:
         FlowclasError: the name is unknown, or that GPU is not there.
     """
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")

@@ -77,7 +77,7 @@ class Whitening(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) -> the whitened map and its constant log-determinant (B, h, w)."""
         batch, channels, height, width = x.shape
-        # Never in half precision or TF32: the weight amplifies low-variance directions by orders of magnitude.
+        # Never in half precision: the weight amplifies low-variance directions by orders of magnitude.
         with torch.autocast(x.device.type, enabled=False):
             centred = x.flatten(2) - self.mean.view(1, -1, 1)
             y = torch.matmul(self.weight, centred).view(batch, channels, height, width)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -73,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with progress_bar("calibrate", total, "frames") as advance:
         seen = Seen(scorer, advance)
-        calibration = Calibration.fit_with_drift(seen.scores(frames) for _, scenes in opened for frames in scenes)
+        calibration = Calibration.fit_with_drift(
+            seen.scores(frames) for _, scenes in opened for frames in _filled(scenes)
+        )
     before = scorer.header["calibration"]
     scorer.close()
     save(arguments, calibration, seen.count)
@@ -105,6 +108,14 @@ def open_source(
     numbered = enumerate(iter_frames(source, topic, on_error=on_error))
     blocks = groupby(numbered, key=lambda one: one[0] // cut.scene_block if cut.scene_block else 0)
     return count_frames(source, topic), ((frame for _, frame in block) for _, block in blocks)
+
+
+def _filled(scenes: Iterator[Iterator[Frame]]) -> Iterator[Iterator[Frame]]:
+    """Without those of which no frame could be read."""
+    for frames in scenes:
+        first = next(frames, None)
+        if first is not None:
+            yield itertools.chain([first], frames)
 
 
 class Seen:
