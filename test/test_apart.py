@@ -50,6 +50,20 @@ def test_objects_that_are_pasted_in_training_and_in_validation_are_refused(share
             require_apart(data, [], [])
 
 
+@pytest.mark.parametrize("name", ["exposed", "exposed_val"])
+@pytest.mark.parametrize("of", ["train", "val"])
+def test_a_frame_of_the_normal_world_is_none_of_the_scenes_that_hold_outliers(tmp_path, name, of):
+    frame = tmp_path / "all/seen/images/0.png"
+    frame.parent.mkdir(parents=True)
+    frame.touch()
+    frames = {"train": [tmp_path / "other.png"], "val": [tmp_path / "another.png"], of: [frame]}
+    with pytest.raises(
+        FlowclasError, match=rf"data\.{of} holds '.*seen/images/0\.png', which is of data\.{name}, whose"
+    ):
+        require_apart(DataConfig(**{name: str(tmp_path / "all/seen")}), **frames)
+    require_apart(DataConfig(**{name: str(tmp_path / "all/see")}), **frames)
+
+
 def test_scenes_that_hold_outliers_are_not_both_fitted_on_and_chosen_by():
     require_apart(DataConfig(exposed="seen", exposed_val="seen_val"), [], [])
     with pytest.raises(FlowclasError, match=r"data\.exposed and data\.exposed_val both hold 'seen/images'"):

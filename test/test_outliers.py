@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.apart import require_other_photos
 from flowclas_ros.training.outlier_split import hold_out
-from flowclas_ros.training.outliers import CocoObjects, CutoutFolder, MaskedImages
+from flowclas_ros.training.outliers import CocoObjects, CutoutFolder, MaskedImages, _Cache
 
 SIDE = 64
 
@@ -120,6 +121,33 @@ def test_a_json_of_coco_that_lacks_a_key_names_it(coco, part, key):
     (root / "instances.json").write_text(json.dumps(content))
     with pytest.raises(FlowclasError, match=rf"instances\.json' is not a COCO .*: it lacks '{key} of {part}'"):
         CocoObjects(root / "instances.json", root / "images", min_side=60)
+
+
+def test_photos_of_two_coco_files_that_share_some_are_not_held_out(coco):
+    root, _ = coco
+    content = json.loads((root / "instances.json").read_text())
+    one = CocoObjects(root / "instances.json", root / "images", min_side=60)
+    for ids, shared in (((11, 12), 2), ((12,), 1), ((15,), 0)):
+        kept = {**content, "annotations": [a for a in content["annotations"] if a["id"] in ids]}
+        (root / "held.json").write_text(json.dumps(kept))
+        other = CocoObjects(root / "held.json", root / "images", min_side=60, exclude=())
+        if shared:
+            with pytest.raises(
+                FlowclasError, match=rf"held\.json' share {shared} photos of .*/images', such as '\d\.png'"
+            ):
+                require_other_photos(one, other)
+        else:
+            require_other_photos(one, other)
+
+
+def test_decoded_objects_are_kept_up_to_a_number_of_bytes():
+    read = []
+    cache = _Cache(lambda index: read.append(index) or (np.zeros(40, np.uint8), np.zeros(20, bool)), limit=130)
+    for index in (0, 1, 0, 2, 1, 0):
+        assert cache(index)[0].nbytes == 40
+    assert read == [0, 1, 2, 1, 0] and cache.used == 120
+    tight = _Cache(lambda index: np.zeros(500, np.uint8), limit=130)
+    assert tight(0).nbytes == tight(1).nbytes == 500 and len(tight.items) == 1
 
 
 def test_masked_images_give_one_object_per_connected_component(tmp_path):

@@ -188,6 +188,21 @@ def test_drawn_cells_give_the_same_loss_as_all_of_them_when_they_are_all_drawn()
     assert float(few["nll"]) != float(every["nll"])
 
 
+@pytest.mark.parametrize("cells", [2, 48])
+@pytest.mark.parametrize(("scene", "auxiliary"), [(IGNORE, OUTLIER), (INLIER, IGNORE), (IGNORE, IGNORE)])
+def test_a_batch_without_any_cell_to_draw_gives_a_finite_loss_and_a_gradient(scene, auxiliary, cells):
+    """Objects of photos are often smaller than a quarter of a cell; no convolution takes an empty map."""
+    torch.manual_seed(0)
+    backbone = BackboneConfig("mobilenetv2_050", "random", layers=(1,))
+    model = FlowCLAS(FlowCLASConfig(backbone, FlowConfig(2, kernels=(1,), whitening=False), projection_dim=8))
+    features = torch.randn(2, model.backbone.channels, 6, 6)
+    of_scene, of_auxiliary = (torch.full((2, 6, 6), label, dtype=torch.uint8) for label in (scene, auxiliary))
+    result = flowclas_loss(model, features, of_scene, features, of_auxiliary, LossConfig(cells=cells))
+    result["loss"].backward()
+    assert torch.isfinite(result["loss"])
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 def seen_by_the_contrast(monkeypatch, config, labels):
     """Rows of the (B, h, w) grid, counted from 0, that the contrastive term had as inliers."""
     seen = []

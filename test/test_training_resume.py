@@ -9,9 +9,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fit_running import assert_same_run, assert_whole_files_only, fit
+from PIL import Image
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.checkpoint import load_checkpoint
@@ -141,6 +143,24 @@ def test_resuming_where_other_scenes_would_be_held_out_is_refused(fit_root):
             fit(fit_root, "grown", *drawn, minutes, resume=True)
     fit(fit_root, "grown_beside", *given, "5", resume=True)  # whose validation has folders of its own
     assert torch.load(fit_root / "grown_beside" / "last.ckpt", weights_only=True)["global_step"] == 4 * 3
+
+
+def test_resuming_with_other_scenes_to_choose_by_is_refused(fit_root):
+    scenes = fit_root / "chosen_by"
+    for kind in ("images", "masks"):
+        (scenes / kind).mkdir(parents=True)
+    mask = np.zeros((64, 96), np.uint8)
+    mask[10:30, 10:30] = 1
+    for i in range(3):
+        shutil.copy(fit_root / "val" / f"{i:03d}.png", scenes / "images" / f"{i}.png")
+        size = Image.open(scenes / "images" / f"{i}.png").size
+        Image.fromarray(np.resize(mask, size[::-1])).save(scenes / "masks" / f"{i}.png")
+    options = ("--data.exposed_val", str(scenes), "--trainer.max_minutes")
+    fit(fit_root, "chosen_by_scenes", *options, "1e-6")
+    for kind in ("images", "masks"):
+        (scenes / kind / "2.png").unlink()
+    with pytest.raises(FlowclasError, match=r" objects, 3 scenes, names .* now there are .* objects, 2 scenes, names "):
+        fit(fit_root, "chosen_by_scenes", *options, "5", resume=True)
 
 
 def test_nothing_to_resume_says_so(fit_root):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.data_config import DataConfig, OutlierConfig
+from flowclas_ros.training.outliers import CocoObjects, OutlierSource
 
 
 def require_apart(data: DataConfig, train: Sequence[Path], val: Sequence[Path]) -> None:
-    """Raise FlowclasError where a frame of ``val`` is one of ``train`` too, or data.outliers_val or data.exposed_val
-    names what data.outliers or data.exposed does.
+    """Raise FlowclasError where a frame of ``val`` is one of ``train`` too, a frame of either lies in data.exposed or
+    data.exposed_val, or data.outliers_val or data.exposed_val names what data.outliers or data.exposed does.
     """
     seen = set(_resolved(train))
     both = [path for path, real in zip(val, _resolved(val), strict=True) if real in seen]
@@ -22,6 +23,14 @@ def require_apart(data: DataConfig, train: Sequence[Path], val: Sequence[Path]) 
             f"{len(both)} of {len(val)} validation frames are training frames as well, such as '{both[0]}'; give "
             "data.train and data.val folders that share nothing (each is searched with all that is below it)"
         )
+    for name, scenes in (("exposed", data.exposed), ("exposed_val", data.exposed_val)):
+        for of, frames in (("train", train), ("val", val)):
+            below = None if scenes is None else _first_below(Path(scenes).resolve(), frames)
+            if below is not None:
+                raise FlowclasError(
+                    f"data.{of} holds '{below}', which is of data.{name}, whose scenes hold outliers: give data.{of} "
+                    "other folders (each is searched with all that is below it)"
+                )
     pairs = {"outliers": _same_objects(data.outliers, data.outliers_val)}
     if data.exposed is not None and data.exposed_val is not None:
         pairs["exposed"] = _overlap(Path(data.exposed) / "images", Path(data.exposed_val) / "images")
@@ -30,6 +39,25 @@ def require_apart(data: DataConfig, train: Sequence[Path], val: Sequence[Path]) 
             raise FlowclasError(
                 f"data.{name} and data.{name}_val both hold '{shared}': give {name}_val others, or leave it out"
             )
+
+
+def require_other_photos(ours: OutlierSource, theirs: OutlierSource) -> None:
+    """Raise FlowclasError where two COCO files name the same photos of one folder."""
+    if not (isinstance(ours, CocoObjects) and isinstance(theirs, CocoObjects)):
+        return
+    if ours.root.resolve() != theirs.root.resolve():
+        return
+    shared = sorted({ours.origin(i) for i in range(len(ours))} & {theirs.origin(i) for i in range(len(theirs))})
+    if shared:
+        raise FlowclasError(
+            f"'{ours.json}' and '{theirs.json}' share {len(shared)} photos of '{ours.root}', such as '{shared[0]}': "
+            "give outliers_val others, or leave it out"
+        )
+
+
+def _first_below(folder: Path, frames: Sequence[Path]) -> Path | None:
+    below = (path for path, real in zip(frames, _resolved(frames), strict=True) if real.is_relative_to(folder))
+    return next(below, None)
 
 
 def _resolved(paths: Sequence[Path]) -> list[Path]:

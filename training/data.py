@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.training.apart import require_apart
+from flowclas_ros.training.apart import require_apart, require_other_photos
 from flowclas_ros.training.augment import augment, fit_into, jitter
 from flowclas_ros.training.benchmarks import inlier_images
 from flowclas_ros.training.config import FitConfig
@@ -47,19 +47,24 @@ class Frame:
 
 @dataclass(frozen=True)
 class FitData:
-    """What a fit reads: training and validation frames, and the objects pasted into each."""
+    """What a fit reads: training and validation frames, and the objects pasted into each.
+
+    exposed_val: names of the scenes with outliers that the checkpoint is chosen by, where they are used.
+    """
 
     train: list[Frame]
     val: list[Frame]
     outliers: OutlierSource
     outliers_val: OutlierSource
+    exposed_val: tuple[str, ...] = ()
 
     def held_out(self) -> str:
         """What is validated with, how much and a digest of its names: of other files, another text."""
         objects = [self.outliers_val.origin(i) for i in range(len(self.outliers_val))]
-        names = "\n".join([*(str(frame.path) for frame in self.val), *objects])
+        names = "\n".join([*(str(frame.path) for frame in self.val), *objects, *self.exposed_val])
         digest = hashlib.sha256(names.encode()).hexdigest()
-        return f"{len(self.val)} frames and {len(self.outliers_val)} objects, names {digest[:12]}"
+        scenes = f", {len(self.exposed_val)} scenes" if self.exposed_val else ""
+        return f"{len(self.val)} frames and {len(self.outliers_val)} objects{scenes}, names {digest[:12]}"
 
 
 def open_data(data: DataConfig, seed: int) -> FitData:
@@ -75,14 +80,18 @@ def open_data(data: DataConfig, seed: int) -> FitData:
     else:
         train, val = hold_out_scenes(train, data.val_share, seed)
     require_apart(data, [frame.path for frame in train], [frame.path for frame in val])
+    exposed_val: tuple[str, ...] = ()
+    if data.exposed_val is not None:
+        exposed_val = tuple(pair.name for pair in ExposedDataset(data.exposed_val).pairs)
     if not data.outliers.given:  # a distillation may do without
-        return FitData(train, val, NoOutliers(), NoOutliers())
+        return FitData(train, val, NoOutliers(), NoOutliers(), exposed_val)
     outliers = open_outliers(data.outliers)
     if data.outliers_val.given:
         outliers_val = open_outliers(data.outliers_val)
+        require_other_photos(outliers, outliers_val)
     else:
         outliers, outliers_val = hold_out(outliers, data.outliers_val_share, seed)
-    return FitData(train, val, outliers, outliers_val)
+    return FitData(train, val, outliers, outliers_val, exposed_val)
 
 
 def list_frames(folders: Sequence[str], config: DataConfig, labels: Sequence[str] = ()) -> list[Frame]:

@@ -201,7 +201,8 @@ class Distillation(L.LightningModule):
             known = unknown <= 0.5
             logits = self.outlier_head(rows).squeeze(1)
             # towards the share of the cell that is outlier: all or nothing would blunt an object's edge
-            outliers = F.binary_cross_entropy_with_logits(logits[known], shares[known])
+            summed = F.binary_cross_entropy_with_logits(logits[known], shares[known], reduction="sum")
+            outliers = summed / known.sum().clamp_min(1)  # of a batch in which nothing is known 0, not NaN
         return torch.stack([imitation + self.config.outlier_weight * outliers, imitation, outliers])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -216,11 +217,13 @@ class Distillation(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect the held-out losses."""
-        self.held_out.append(self.parts(batch["image"], batch["label"]))
+        parts, count = self.parts(batch["image"], batch["label"]), len(batch["image"])  # the last may be smaller
+        self.held_out.append(torch.cat([parts * count, parts.new_tensor([count])]))
 
     def on_validation_epoch_end(self) -> None:
         """Keep the student if it is the best so far. (An average of the weights is in their place by now.)"""
-        total, imitation, outliers = torch.stack(self.held_out).mean(0).tolist()
+        *sums, images = torch.stack(self.held_out).sum(0).tolist()
+        total, imitation, outliers = (value / images for value in sums)
         if not np.isfinite(total):
             raise FlowclasError("the held-out loss is not finite: the distillation diverged; lower optimiser.lr")
         self.log("held_out", total, prog_bar=True)

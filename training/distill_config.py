@@ -17,7 +17,7 @@ class DistillConfig:
     """A whole distillation.
 
     Attributes:
-        teacher: the backbone to learn from, any timm model; read only.
+        teacher: the backbone to learn from, any timm model that takes images of any size; read only.
         student: the backbone that learns: any timm model that ``flowclas fit`` takes, usually a small convolutional
             net. Its weights are random, hub, or a local file to start from. Give it the layers and stride that it will
             be used with.

@@ -191,10 +191,15 @@ def _sample(rows: Tensor, count: int) -> Tensor:
 
 
 def _draw_cells(features: Tensor, kinds: Tensor, counts: dict[int, int]) -> tuple[Tensor, Tensor]:
-    """At most so many cells of each kind of (B, C, h, w), kinds (B, h, w), in one row: (1, C, 1, N), (1, 1, N)."""
+    """At most so many cells of each kind of (B, C, h, w), kinds (B, h, w), in one row: (1, C, 1, N), (1, 1, N).
+
+    Where there is none of them, one to be ignored: no convolution takes an empty map.
+    """
     rows = features.movedim(1, -1)
     drawn = {kind: _sample(rows[kinds == kind], count) for kind, count in counts.items()}
     kept = torch.cat([kinds.new_full((len(cells),), kind) for kind, cells in drawn.items()])
+    if not len(kept):
+        return features[:1, :, :1, :1], kinds.new_full((1, 1, 1), IGNORE)
     return torch.cat(list(drawn.values())).T[None, :, None], kept[None, None]
 
 
@@ -241,10 +246,11 @@ def flowclas_loss(
     kinds = labels.masked_fill(near_outliers(labels), NEAR_INLIER) if config.near_share else labels
     if config.cells is not None:
         near = config.cells // NEAR_CELLS if config.near_share else 0
-        counts = {INLIER: config.cells - near, NEAR_INLIER: near, OUTLIER: config.cells // 4}
+        outliers = max(config.cells // 4, 1)
+        counts = {INLIER: config.cells - near, NEAR_INLIER: near, OUTLIER: outliers}
         features, kinds = _draw_cells(features, kinds, counts)
         if out_features is not None and out_labels is not None:
-            out_features, out_labels = _draw_cells(out_features, out_labels, {OUTLIER: config.cells // 4})
+            out_features, out_labels = _draw_cells(out_features, out_labels, {OUTLIER: outliers})
     labels = kinds.masked_fill(kinds == NEAR_INLIER, INLIER)
     z, log_det = model.latent(features)
     nll = model.nll_of_latent(z, log_det)

@@ -23,7 +23,7 @@ from flowclas_ros.training.data_config import OutlierConfig
 ROAD_CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
 MIN_OBJECT_PX = 100  # a smaller object is a smudge at any scale that it can be pasted at
 STRAY_PX = 10  # so many pixels of value 1 make no label mask of a black-and-white one with soft edges
-CACHE_SIZE = 64  # decoded objects kept in memory, in each worker
+CACHE_BYTES = 128_000_000  # of decoded objects kept in memory, in each worker
 
 
 class OutlierSource(Protocol):
@@ -49,17 +49,22 @@ class OutlierSource(Protocol):
 class _Cache:
     """The last few results of a function of an index; not copied to workers, each fills its own."""
 
-    def __init__(self, function: Callable[[int], Any], size: int = CACHE_SIZE) -> None:
-        self.function, self.size = function, size
+    def __init__(self, function: Callable[[int], Any], limit: int = CACHE_BYTES) -> None:
+        self.function, self.limit, self.used = function, limit, 0
         self.items: OrderedDict[int, Any] = OrderedDict()
 
     def __call__(self, index: int) -> Any:
         if index not in self.items:
             self.items[index] = self.function(index)
-            if len(self.items) > self.size:
-                self.items.popitem(last=False)
+            self.used += _bytes(self.items[index])
+            while self.used > self.limit and len(self.items) > 1:
+                self.used -= _bytes(self.items.popitem(last=False)[1])
         self.items.move_to_end(index)
         return self.items[index]
+
+
+def _bytes(value: np.ndarray | tuple[np.ndarray, ...]) -> int:
+    return value.nbytes if isinstance(value, np.ndarray) else sum(part.nbytes for part in value)
 
 
 def _origin(path: Path, pattern: str | None) -> str:
