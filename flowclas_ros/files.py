@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from flowclas_ros.errors import FlowclasError
+
+
+def require_writable(path: Path) -> None:
+    """Raise FlowclasError where no file can be written at `path`: before the long work, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise FlowclasError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes otherwise.
 
-    Folders are made as needed. What the system raises passes through: the caller knows what the file was for.
+    Folders are made as needed, and a link is followed. What the system raises passes through: the caller knows what the
+    file was for. Raises OSError where `path` is a device or the like, which a file in its place would do away with.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a device, not a file", str(path))
     # Named before it exists, so that Ctrl-C at no moment leaves it behind.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

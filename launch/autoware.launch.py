@@ -1,8 +1,9 @@
 """Detector for Autoware: `ros2 launch flowclas_ros autoware.launch.py checkpoint:=... depth_topic:=...`.
 
 The driving parameters, and the hazard points as PointXYZIRC on <namespace>/detector/points_xyzirc, ready for Autoware's
-concatenation; docs/integration.md. Every argument of detect.launch.py is taken as well; with `cameras` the points of
-each are on <namespace>/detector/<camera>/points_xyzirc.
+concatenation; docs/integration.md. Every argument of detect.launch.py is taken as well; with `cameras`, which must be
+given here even where the parameter file names them, the points of each are on
+<namespace>/detector/<camera>/points_xyzirc.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Detector and Servo guard for a manipulator: `ros2 launch flowclas_ros servo_guard.launch.py checkpoint:=...`.
 
 The guard pauses MoveIt Servo (Jazzy and newer) on a hazard and on a detector that does not see; docs/integration.md.
-Every argument of detect.launch.py is taken as well but `cameras`: the guard listens to one camera's state.
+Every argument of detect.launch.py is taken as well but `cameras`, which the parameter file must not name either: the
+guard listens to one camera's state.
 """
 
 import os

@@ -109,6 +109,12 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_first_frame(checkpoint, images, capsys, monkeypatch):
+    monkeypatch.setattr(Scorer, "score_batch", None)
+    assert calibrate(checkpoint, Path("/proc/nowhere/new.safetensors"), images) == 2
+    assert "cannot write /proc/nowhere/new.safetensors" in capsys.readouterr().err
+
+
 def test_a_checkpoint_is_calibrated_in_its_own_place(tmp_path, images):
     checkpoint = make_checkpoint(tmp_path / "own.safetensors")
     before = load_checkpoint(checkpoint).header["calibration"]

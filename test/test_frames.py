@@ -135,6 +135,23 @@ def test_a_bag_file_opens_without_its_folder(tmp_path):
     assert len(list(iter_frames(file))) == 1
 
 
+def test_a_folder_of_bags_is_told_from_a_bag(tmp_path):
+    for name in ("a", "b"):
+        (file,) = record(tmp_path / name, {"/image": [compressed(RGB, 1)]}).glob("*.mcap")
+        (tmp_path / "day").mkdir(exist_ok=True)
+        file.rename(tmp_path / "day" / f"{name}.mcap")
+    with pytest.raises(FlowclasError, match=r"day is no bag .* but holds 2, such as a\.mcap: name them one by one"):
+        list(iter_frames(tmp_path / "day"))
+
+
+def test_a_relative_path_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    writer = cv2.VideoWriter(str(tmp_path / "12:30.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
+    writer.write(np.zeros((24, 32, 3), np.uint8))
+    writer.release()
+    assert len(list(iter_frames("12:30.avi"))) == 1
+
+
 def test_a_bag_with_several_image_topics_wants_one_chosen_and_lists_them(tmp_path):
     bag = record(tmp_path / "bag", {"/left": [compressed(RGB, 1)], "/right": [compressed(RGB // 2, 1)]})
     with pytest.raises(FlowclasError, match=r"2 image topics.*/left, /right"):

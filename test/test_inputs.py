@@ -158,6 +158,23 @@ def test_where_no_image_comes_from_is_told_with_the_other_transport_if_that_is_t
     one.spin_until(lambda: one.inputs.absence() == " on /image/compressed", "the compressed image being found")
 
 
+@pytest.mark.parametrize(
+    ("transport", "told"),
+    [
+        ("raw", ": /x/compressed carries sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image: set transport: "
+         "compressed, remap image to /x"),
+        ("compressed", ": nobody publishes /x/compressed/compressed: remap image to /x"),
+    ],
+)  # fmt: skip
+def test_an_image_that_was_remapped_to_the_compressed_topic_itself_is_told_with_the_way_out(made, transport, told):
+    one = made()
+    one.inputs._prefix = ""
+    one.node.resolve_topic_name = lambda name: "/x/compressed" if name == "image" else f"/{name}"
+    one.inputs.open(Settings(transport=transport), None)
+    one.node.create_publisher(CompressedImage, "/x/compressed", 1)
+    one.spin_until(lambda: one.inputs.absence() == told, f"the way out, not {one.inputs.absence()}")
+
+
 def test_every_subscription_has_the_qos_of_the_parameters_and_the_overrides_of_its_own_topic(made):
     one = made(
         **{

@@ -224,6 +224,8 @@ def test_a_topic_that_nobody_publishes_is_named_in_the_state_and_the_log_with_th
         ("precision:=fp8", "precision 'fp8' is none of fp32, bf16, fp16"),
         ("min_area:=many", "min_area"),
         ("publish:=[]", 'publish: an empty list has no type in ROS, give [""]'),
+        ("region_of_interest:=[0, 0.0, 1.0, 1.0]", "region_of_interest"),
+        ("no parameter", "no parameter"),
     ],
 )
 def test_a_bad_override_ends_the_process_with_one_line(override, words):
@@ -235,4 +237,4 @@ def test_a_bad_override_ends_the_process_with_one_line(override, words):
         env=os.environ,
     )
     assert ended.returncode == 2
-    assert words in ended.stderr and "Traceback" not in ended.stderr
+    assert words in ended.stderr and "Traceback" not in ended.stderr and ended.stderr.count("error: ") == 1

@@ -152,6 +152,20 @@ def test_a_candidate_that_is_never_confirmed_counts_as_no_hazard(tmp_path, check
     assert int(listed) > 2 and metrics(tmp_path / "out")["figures"]["hazards"] == 1
 
 
+def test_an_object_that_is_never_found_leaves_no_time_of_detection_that_would_be_met(tmp_path, checkpoint, capsys):
+    (tmp_path / "masks").mkdir()
+    for index in range(6):
+        mask = truth(index)
+        mask[0:24, 100:128] = 1  # where nothing is to be seen
+        cv2.imwrite(str(tmp_path / "masks" / f"{index:06d}.png"), mask)
+    bag = record(tmp_path / "drive", {TOPIC: frames()})
+    options = ("--masks", str(tmp_path / "masks"), "--require", "detection_frames_max<=5")
+    assert replay(bag, checkpoint, tmp_path / "out", *options) == 1
+    figures = metrics(tmp_path / "out")["figures"]
+    assert (figures["objects"], figures["objects_missed"], figures["detection_frames_max"]) == (2, 1, None)
+    assert "FAILED detection_frames_max<=5: no figure" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["index", "stamp", "topic"])
 def test_ground_truth_gives_figures_and_a_verdict(tmp_path, checkpoint, kind, capsys):
     topics, options = {TOPIC: frames()}, ["--mask-topic", "/truth"]

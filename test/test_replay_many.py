@@ -18,6 +18,8 @@ from node_support import picture
 from replay_support import RESULTS, SECOND, TOPIC, frames, replay
 from test_frames import compressed, record
 
+from flowclas_ros.cli import main
+
 ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0  # seconds; ends a hung test, nothing is measured by it
 pytestmark = pytest.mark.timeout(
@@ -150,6 +152,23 @@ def test_folders_that_differ_after_a_dot_have_results_of_their_own(tmp_path, che
     assert replay(tmp_path / "day", checkpoint, tmp_path / "out") == 0
     folders = {path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")}
     assert folders == {"run_2024.05.01", "run_2024.05.02", "run_2024.05.03"}
+
+
+def test_bags_below_linked_folders_are_run_too(day, tmp_path, checkpoint, capsys):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "a").symlink_to(day / "a")
+    (linked / "disk").symlink_to(tmp_path / "more")
+    record(tmp_path / "more" / "d", {TOPIC: frames()[:1]})
+    for number in (1, 2):
+        assert replay(linked, checkpoint, tmp_path / f"out{number}") == 0
+    assert len(list((tmp_path / "out1").glob("*/metrics.json"))) == 2
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "run").symlink_to(tmp_path / "out2")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "run").symlink_to(tmp_path / "out1")
+    assert main(["compare", str(tmp_path / "first"), str(tmp_path / "kept")]) == 0
+    assert capsys.readouterr().out.count("A ") >= 2
 
 
 @pytest.mark.parametrize("topics", [TOPIC, f"{TOPIC},/left/image"])

@@ -71,6 +71,17 @@ def test_a_self_mask_that_is_not_used_is_told_in_the_recorded_state_too(tmp_path
     assert len(states) == 6 and all("differ in aspect, nothing is masked" in one.message for one in states)
 
 
+def test_a_rate_on_the_command_line_goes_before_the_threshold_of_the_file(tmp_path, checkpoint, bag):
+    params = tmp_path / "params.yaml"
+    params.write_text("detector:\n  ros__parameters:\n    threshold: 5.0\n")
+    options = ("--params", str(params))
+    assert replay(bag, checkpoint, tmp_path / "file", *options) == 0
+    assert replay(bag, checkpoint, tmp_path / "rate", *options, "--false-alarm-rate", "0.05") == 0
+    of_file, of_rate = (metrics(tmp_path / name)["settings"] for name in ("file", "rate"))
+    assert (of_file["threshold_used"], of_file["false_alarm_rate_asked"]) == (5.0, None)
+    assert of_rate["false_alarm_rate_asked"] == 0.05 and of_rate["threshold_used"] != 5.0
+
+
 def test_numbers_of_the_parameter_file_are_read_as_rclpy_reads_them(tmp_path, checkpoint, bag):
     params = tmp_path / "params.yaml"
     lines = "false_alarm_rate: 2e-3\n    region_of_interest: [0.0, 5e-1, 1, 1.0]\n"

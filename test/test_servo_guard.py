@@ -159,6 +159,12 @@ def test_requests_that_are_not_answered_are_let_go(rig):
     assert len(rig.guard._servo._pending_requests) == 1
 
 
+def test_parameters_that_would_not_be_heeded_are_read_only(rig):
+    for name, value in (("pause_from", 1), ("timeout", 5.0), ("pause_service", "/other")):
+        (result,) = rig.guard.set_parameters([Parameter(name, value=value)])
+        assert not result.successful and "read-only" in result.reason
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [("pause_from", 4, "pause_from 4"), ("timeout", float("nan"), "timeout nan"), ("timeout", float("inf"), "inf")],

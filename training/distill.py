@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.files import require_writable
 from flowclas_ros.model.backbone import FrozenBackbone
 from flowclas_ros.model.device import memory_errors, resolve_device
 from flowclas_ros.progress import progress_bar
@@ -64,6 +65,9 @@ def distill(config: DistillConfig) -> Path:
         KeyboardInterrupt: SIGINT came; nothing is written.
     """
     output = Path(config.output).expanduser()
+    if output.exists():
+        raise FlowclasError(f"'{output}' exists: choose another output, or move it away")
+    require_writable(output)
     check_processes(config.trainer)
     device = resolve_device(config.trainer.device)
     data = open_data(config.data, config.seed)

@@ -23,6 +23,7 @@ XYZIRC = np.dtype(
 )
 SINGLE_STRONGEST = 1  # of Autoware's return types; 0 is an invalid return, which some filters drop
 INTENSITY_STEP = 0.1  # nats per dimension for one step of the intensity
+_XYZS_FIELDS = [(name, 4 * index, PointField.FLOAT32) for index, name in enumerate(("x", "y", "z", "score"))]
 _FIELDS = [  # name, offset in bytes, type: XYZIRC's
     ("x", 0, PointField.FLOAT32),
     ("y", 4, PointField.FLOAT32),
@@ -31,6 +32,15 @@ _FIELDS = [  # name, offset in bytes, type: XYZIRC's
     ("return_type", 13, PointField.UINT8),
     ("channel", 14, PointField.UINT16),
 ]
+
+
+def other_layout(cloud: PointCloud2) -> str:
+    """Why the cloud is not of the detector, in one line; empty when it is."""
+    fields = [(field.name, field.offset, field.datatype) for field in cloud.fields]
+    if fields != _XYZS_FIELDS or cloud.point_step != XYZS.itemsize or cloud.is_bigendian:
+        names = ", ".join(f"{name} at {offset}" for name, offset, _ in fields)
+        return f"points of {cloud.point_step} bytes ({names}) are not the detector's x, y, z, score: check remappings"
+    return ""
 
 
 def to_xyzirc(cloud: PointCloud2) -> PointCloud2:
@@ -57,12 +67,19 @@ def to_xyzirc(cloud: PointCloud2) -> PointCloud2:
 
 
 class AutowarePoints(Node):
-    """Converts cloud by cloud; an empty one stays an empty one, and what is withheld stays withheld."""
+    """Converts cloud by cloud; an empty one stays empty, what is withheld stays withheld, as another layout is."""
 
     def __init__(self, **node_arguments: Any):
         super().__init__("autoware_points", **node_arguments)
-        publisher = self.create_publisher(PointCloud2, "points_xyzirc", output_qos())
-        self.create_subscription(PointCloud2, "points", lambda cloud: publisher.publish(to_xyzirc(cloud)), output_qos())
+        self._publisher = self.create_publisher(PointCloud2, "points_xyzirc", output_qos())
+        self.create_subscription(PointCloud2, "points", self._convert, output_qos())
+
+    def _convert(self, cloud: PointCloud2) -> None:
+        reason = other_layout(cloud)
+        if reason:
+            self.get_logger().error(reason, throttle_duration_sec=2.0)
+        else:
+            self._publisher.publish(to_xyzirc(cloud))
 
 
 def main(arguments: list[str] | None = None) -> int:

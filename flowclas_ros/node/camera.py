@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -101,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--frame-id", default="camera")
     argv = rclpy.utilities.remove_ros_args(args=sys.argv if arguments is None else ["camera", *arguments])
     options = parser.parse_args(argv[1:])
+    if not (0 < options.rate < math.inf and 0 < options.seconds < math.inf):
+        parser.error(f"--rate {options.rate:g} and --seconds {options.seconds:g} must be above 0")
     count = max(1, round(options.rate * options.seconds))
 
     def show(node: Node) -> None:

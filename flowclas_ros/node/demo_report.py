@@ -74,10 +74,11 @@ def _judged(figures: Mapping[str, Any] | None) -> dict[str, str]:
     if figures is None:
         return {}
     auprc, fpr95, objects = figures["auprc"], figures["fpr95"], figures["objects"]
+    late = figures["detection_frames_max"]
     return {
         "replay: AUPRC, FPR95": f"{auprc:.3f}, {fpr95:.3f}" if auprc is not None else "no anomaly",
         "replay: objects found": f"{objects - figures['objects_missed']} of {objects}",
-        "replay: frames until found, at most": str(figures["detection_frames_max"]),
+        "replay: frames until found, at most": "not all were found" if late is None else str(late),
     }
 
 

@@ -15,6 +15,7 @@ from flowclas_ros.node.quality import Heard, image_qos, overridden, subscription
 from flowclas_ros.node.self_mask import SelfMask
 
 COMPRESSED = "/compressed"  # what image_transport appends to an image's topic
+_RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 class Inputs:
@@ -33,11 +34,12 @@ class Inputs:
         self._sync: DepthSync | None = None
         self._timer: Any = None
         self._camera_info: Any = None
+        self._compressed = False
         self.topic = node.resolve_topic_name(f"{self._prefix}image")
 
     def open(self, settings: Settings, self_mask: SelfMask | None) -> None:
         """Subscribe. Raises FlowclasError for a QoS override that cannot be."""
-        compressed = settings.transport == "compressed"
+        compressed = self._compressed = settings.transport == "compressed"
         # remapping `image` moves the compressed topic along, as it does for image_transport's own subscribers
         self.topic = self._node.resolve_topic_name(f"{self._prefix}image") + (COMPRESSED if compressed else "")
         if settings.depth:
@@ -71,15 +73,25 @@ class Inputs:
         return 0 if sync is None else sync.clear()
 
     def absence(self) -> str:
-        """Where no image comes from, as the end of a sentence; with the way out where the other transport is there."""
-        if self._node.count_publishers(self.topic):
+        """Where no image comes from, as the end of a sentence; with the way out where other images are there."""
+        wanted, unwanted = (_COMPRESSED, _RAW) if self._compressed else (_RAW, _COMPRESSED)
+        kinds, plain = self._kinds(self.topic), self.topic.removesuffix(COMPRESSED)
+        if wanted in kinds:
             return f" on {self.topic}"
-        plain = self.topic.removesuffix(COMPRESSED)
-        transport, other = ("raw", plain) if plain != self.topic else ("compressed", plain + COMPRESSED)
-        there = self._node.count_publishers(other) > 0
-        return f": nobody publishes {self.topic}" + (
-            f", but {other} is there (transport: {transport})" if there else ""
-        )
+        if kinds:
+            way = f": set transport: compressed, remap image to {plain}" if plain != self.topic else ""
+            return f": {self.topic} carries {', '.join(sorted(kinds))}, not {wanted}{way}"
+        transport, other = ("raw", plain) if self._compressed else ("compressed", self.topic + COMPRESSED)
+        there = self._kinds(other)
+        if unwanted in there:
+            return f": nobody publishes {self.topic}, but {other} is there (transport: {transport})"
+        if wanted in there:  # it was remapped to the compressed topic itself
+            return f": nobody publishes {self.topic}: remap image to {other.removesuffix(COMPRESSED)}"
+        return f": nobody publishes {self.topic}"
+
+    def _kinds(self, topic: str) -> set[str]:
+        """The types that are published there."""
+        return {publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(topic)}
 
     def _on_image(self, message: Any) -> None:
         if not self._came():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import rclpy
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, NameValidationException
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
@@ -26,14 +26,22 @@ def run(
     Returns the exit status: 2 with one line on stderr for what the user can act on, a parameter for instance.
     """
     keep_freed_memory()
-    rclpy.init(args=arguments)
     node = None
     try:
+        try:
+            rclpy.init(args=arguments)
+        except rclpy_implementation.RCLError as error:  # of the arguments: a file that is not there, a bad remapping
+            raise FlowclasError(" ".join(str(error).split())) from error
         node = make()
         work(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (FlowclasError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+    except (
+        FlowclasError,
+        InvalidParameterTypeException,
+        InvalidParameterValueException,
+        NameValidationException,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except rclpy_implementation.RCLError:

@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any
 
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
@@ -37,9 +38,10 @@ class ServoGuard(Node):
 
     def __init__(self, **node_arguments: Any):
         super().__init__("servo_guard", **node_arguments)
-        service = self.declare_parameter("pause_service", "/servo_node/pause_servo").value
-        self._pause_from = int(self.declare_parameter("pause_from", int(DetectorState.HAZARD)).value or 0)
-        self._timeout = float(self.declare_parameter("timeout", 1.0).value or 0.0)
+        fixed = ParameterDescriptor(read_only=True)
+        service = self.declare_parameter("pause_service", "/servo_node/pause_servo", fixed).value
+        self._pause_from = int(self.declare_parameter("pause_from", int(DetectorState.HAZARD), fixed).value or 0)
+        self._timeout = float(self.declare_parameter("timeout", 1.0, fixed).value or 0.0)
         if not DetectorState.CAUTION <= self._pause_from <= DetectorState.STALE or not 0 < self._timeout < math.inf:
             raise FlowclasError(
                 f"pause_from {self._pause_from} is not 1, 2 or 3, or timeout {self._timeout} s not a number above 0"

@@ -21,6 +21,7 @@ from flowclas_ros.detection.images import write_png
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.files import require_writable
 from flowclas_ros.model.checkpoint import load_checkpoint, save_checkpoint
 from flowclas_ros.progress import progress_bar
 from flowclas_ros.replay.frames import Frame, OnError, count_frames, is_bag, iter_frames
@@ -50,11 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate as asked; the exit status: 0, or 2 when a frame was broken, which is named and left out.
 
-    Raises FlowclasError when a source or the checkpoint cannot be used at all, and OSError when nothing can be written.
+    Raises FlowclasError when a source or the checkpoint cannot be used at all, or nothing can be written.
     """
     output: Path = arguments.output
     if output.suffix != ".safetensors":
         raise FlowclasError(f"--output {output} is no .safetensors file, and a detector loads nothing else")
+    require_writable(output)
     cut = DataConfig(sequence_regex=arguments.sequence_regex, scene_block=arguments.scene_block)
     broken: list[str] = []
 

@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from flowclas_ros.detection.images import write_bytes, write_json
+from flowclas_ros.detection.images import files_below, write_bytes, write_json
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.replay.compare_frames import Comparison, compare_frames, load_run
 from flowclas_ros.replay.pages import number
@@ -102,7 +102,8 @@ def _pairs(first: Path, second: Path) -> tuple[list[Path], list[Path]]:
     for folder in (first, second):
         if not folder.is_dir():
             raise FlowclasError(f"run {folder} does not exist: give the --output of a `flowclas replay`")
-        runs = [path.parent.relative_to(folder) for path in folder.rglob(METRICS) if ".unfinished" not in str(path)]
+        files = [path for path in files_below(folder) if path.name == METRICS and ".unfinished" not in str(path)]
+        runs = [path.parent.relative_to(folder) for path in files]
         if not runs:
             raise FlowclasError(f"folder {folder} holds no finished replay (no {METRICS}): replay into it first")
         found.append(set(runs))

@@ -73,7 +73,7 @@ def count_frames(source: str | Path, topic: str | None = None) -> int | None:
     if path.is_dir():
         return len(list_images(path))
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return max(int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)), 0) or None
+        return max(int(_open_video(path).get(cv2.CAP_PROP_FRAME_COUNT)), 0) or None
     return 1
 
 
@@ -102,8 +102,12 @@ def _file_frames(paths: list[Path], root: Path, skip: OnError) -> Iterator[Frame
         yield Frame(None, name.as_posix(), image)
 
 
+def _open_video(path: Path) -> cv2.VideoCapture:
+    return cv2.VideoCapture(str(path.absolute()))  # a colon in a relative path would name a protocol
+
+
 def _video_frames(path: Path) -> Iterator[Frame]:
-    video = cv2.VideoCapture(str(path))
+    video = _open_video(path)
     try:
         index = 0
         while True:
@@ -153,6 +157,12 @@ def open_bag(path: Path) -> Iterator[AnyReader]:
         from rosbags.typesys import Stores, get_typestore
     except ImportError as error:
         raise FlowclasError(f"reading bag {path} needs the Python package rosbags: pip install rosbags") from error
+    if path.is_dir() and not (path / "metadata.yaml").is_file():
+        bags = sorted(file.name for file in path.iterdir() if file.suffix.lower() in BAG_SUFFIXES)
+        raise FlowclasError(
+            f"folder {path} is no bag (it has no metadata.yaml) but holds {len(bags)}, such as {bags[0]}: "
+            "name them one by one, or take them out"
+        )
     try:
         # sqlite3 bags from before Iron carry no message definitions; the standard ones fill in.
         reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))

@@ -82,7 +82,7 @@ def _result(one: CameraPass, asked: dict[str, Any], job: Job, stage: Path) -> Re
         **provenance(),
     }
     curves = None if one.judgement is None or figures["auprc"] is None else one.judgement.pixels.curves()
-    write_bytes(stage / one.camera.name / REPORT, page(result, one.tally, curves).encode())
+    write_bytes(stage / one.camera.name / REPORT, page(result, one.tally, curves).encode(errors="backslashreplace"))
     write_json(stage / one.camera.name / METRICS, result)
     return result
 
@@ -188,5 +188,5 @@ def _write_verdict(folder: Path, result: Result) -> None:
     """Into the report and, last, into metrics.json, so that compare and people see the one that was told."""
     report = folder / REPORT
     if report.is_file():
-        write_bytes(report, with_verdict(report.read_text(), result).encode())
+        write_bytes(report, with_verdict(report.read_text(), result).encode(errors="backslashreplace"))
     write_json(folder / METRICS, result)

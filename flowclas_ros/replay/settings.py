@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         given = getattr(arguments, name)
         if given is not None:
             values[name] = given
+    if arguments.false_alarm_rate is not None and arguments.threshold is None:
+        values["threshold"] = math.nan  # the file's would go before the rate
     settings = changed(Settings(), values)
     problem = contradiction(settings) or _out_of_bounds(settings)
     if problem:

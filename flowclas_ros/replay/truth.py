@@ -91,6 +91,7 @@ class Judgement:
     def figures(self) -> dict[str, Any]:
         """Figures by name, None for one that these masks cannot give."""
         found = [seen for seen in self._seen.values() if seen.frames is not None]
+        late = found if len(found) == len(self._seen) else []  # no number is high enough for one that was never found
         figures: dict[str, Any] = {
             "labelled_frames": self.frames,
             "false_alarm_rate_asked": self._detector.false_alarm_rate,
@@ -99,8 +100,8 @@ class Judgement:
             "false_alarm_episodes_per_minute": None,
             "objects": len(self._seen),
             "objects_missed": len(self._seen) - len(found),
-            "detection_frames_max": max((seen.frames or 0 for seen in found), default=None),
-            "detection_seconds_max": max((seen.row()["seconds"] for seen in found), default=None),
+            "detection_frames_max": max((seen.frames or 0 for seen in late), default=None),
+            "detection_seconds_max": max((seen.row()["seconds"] for seen in late), default=None),
             **{name: None for name in _PIXELS},
         }
         components = self._components.compute()

@@ -30,7 +30,7 @@ class OverlayVideo:
         except ImportError as error:
             raise FlowclasError("--video needs PyAV: pip install av, or leave --video out") from error
         self._rate = Fraction(min(max(rate, 1.0), 120.0)).limit_denominator(1000)
-        self._container: OutputContainer = av.open(str(path), "w")
+        self._container: OutputContainer = av.open(str(path.absolute()), "w")  # or a colon in it would name a protocol
         self._stream: VideoStream | None = None
 
     def __enter__(self) -> OverlayVideo:
