@@ -1,4 +1,4 @@
-"""The one exception that every user-facing failure is raised as."""
+"""What every user-facing failure is raised as."""
 
 
 class FlowclasError(Exception):
@@ -6,3 +6,7 @@ class FlowclasError(Exception):
 
     The command line prints the text alone and exits with 2; the node puts it on its state and diagnostics.
     """
+
+
+class DeviceMemoryError(FlowclasError):
+    """The device had no room for what was asked of it; less may fit."""

@@ -61,7 +61,8 @@ def test_a_frame_of_the_normal_world_is_none_of_the_scenes_that_hold_outliers(tm
         FlowclasError, match=rf"data\.{of} holds '.*seen/images/0\.png', which is of data\.{name}, whose"
     ):
         require_apart(DataConfig(**{name: str(tmp_path / "all/seen")}), **frames)
-    require_apart(DataConfig(**{name: str(tmp_path / "all/see")}), **frames)
+    for other in ("see", "seen/images"):  # another, and one that has a folder of the normal world beside its images
+        require_apart(DataConfig(**{name: str(tmp_path / "all" / other)}), **frames)
 
 
 def test_scenes_that_hold_outliers_are_not_both_fitted_on_and_chosen_by():

@@ -224,6 +224,12 @@ def test_any_first_folder_of_the_data_set_may_be_named_as_its_root_for_the_expor
         assert len(pairs) == 2 and "unlabelled_leftImg8bit" in [pair.image.stem for pair in more]
 
 
+def test_a_root_that_is_called_like_a_folder_of_another_layout_stays_the_root(tmp_path):
+    fishyscapes_static(tmp_path / "Static")
+    fishyscapes_static(tmp_path / "LostAndFound")
+    assert len(open_benchmark("fishyscapes_static", tmp_path / "Static")[1]) == 2
+
+
 def test_linked_folders_are_looked_into(tmp_path):
     """Where each sequence lies on a disk of its own."""
     allo(tmp_path / "disk")

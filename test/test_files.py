@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, through links, and never in a device's place."""
+"""Files are written whole or not at all, through links, and never in a device's or a folder's place."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_live_self_mask_is_never_a_hazard_and_one_of_another_view_is_not_used(
         peer.set("stale_after", 0.5)
         settle(peer, 1.0)
         assert seen()["state"].level == HAZARD  # the arm is elsewhere by now
-        health(peer, "the nearest self mask is")
+        health(peer, "s off the frame (stale")
 
 
 @pytest.mark.parametrize("kind", ["16 bit", "palette", "colour"])

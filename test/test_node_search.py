@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import DeviceMemoryError, FlowclasError
 from flowclas_ros.model.device import memory_errors
 from flowclas_ros.node import search
 from flowclas_ros.node.parameters import Settings
@@ -95,11 +95,26 @@ def test_a_frame_that_cannot_be_scored_does_not_blind_the_other_cameras(made):
     assert made.detector.batches == [(2, 4, 6)], "the picture was at fault, not the batch"
 
 
+def test_a_fault_that_passes_does_not_halve_the_batches(made, monkeypatch):
+    score_batch, faults = made.detector.score_batch, [RuntimeError("a hiccup")]
+
+    def once(images):
+        if faults:
+            raise faults.pop()
+        return score_batch(images)
+
+    monkeypatch.setattr(made.detector, "score_batch", once)
+    for expected in ([(1, 4, 6)] * 2, [(2, 4, 6)]):
+        made.search.frames(frames(blank(), blank())[0], made.settings)
+        assert made.detector.batches == expected
+        made.detector.batches.clear()
+
+
 def test_a_batch_that_is_too_much_is_halved_until_the_detector_is_another(made, monkeypatch, caplog):
     def score_batch(images):
         made.detector.batches.append(len(images))
         if len(images) > 2:
-            raise FlowclasError("out of memory")
+            raise DeviceMemoryError("out of memory")
         return np.zeros((len(images), 4, 6), np.float32), {}
 
     monkeypatch.setattr(made.detector, "score_batch", score_batch)
@@ -109,6 +124,8 @@ def test_a_batch_that_is_too_much_is_halved_until_the_detector_is_another(made, 
         assert made.detector.batches == expected and done == [0, 1, 2, 3, 4] and not faults
         made.detector.batches.clear()
     assert caplog.messages == ["out of memory; from now on at most 2 of 5 frames at once"]
+    made.search.frames(frames(*[blank(8, 6)] * 2)[0], made.settings)
+    assert made.detector.batches == [2], "another size may be smaller"
     second = Counting("second")
     made.search.swap(second)
     second.batches.clear()

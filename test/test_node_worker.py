@@ -64,9 +64,11 @@ def test_who_waits_for_a_worker_that_hangs_is_let_go_when_it_is_stopped(held):
             answers.append(str(error))
 
     askers = [threading.Thread(target=ask, args=(function,)) for function in (lambda: held.gate.wait(TIMEOUT), int)]
-    for asker in askers:
-        asker.start()
-    while len(held.worker._calls) != 1 or held.worker._answering is None:
+    askers[0].start()
+    while held.worker._answering is None:
+        time.sleep(0.01)
+    askers[1].start()
+    while not held.worker._calls:
         time.sleep(0.01)
     assert not held.worker.stop(0.05)
     for asker in askers:

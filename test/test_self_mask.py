@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowclas_ros.errors import FlowclasError
-from flowclas_ros.node.self_mask import KEPT, SelfMask, mask_file
+from flowclas_ros.node.self_mask import SelfMask, mask_file
 
 STALE_AFTER = 1.0  # seconds on the tests' own clock
 ROBOT = np.zeros((8, 12), np.uint8)
@@ -47,7 +47,10 @@ def test_without_stamps_the_mask_counts_that_came_nearest_to_the_frame(encoding)
     found, remark = at(mask, 10.9)
     np.testing.assert_array_equal(found, ROBOT == 1)
     assert remark == ""
-    assert at(mask, 11.1) == (None, "the nearest self mask is 1.1 s from the frame, nothing is masked")
+    assert at(mask, 11.1) == (
+        None,
+        "self mask is 1.1 s off the frame (stale, or of another clock), nothing is masked",
+    )
     mask.update(message(1 - ROBOT), 12.0)  # the arm has moved
     np.testing.assert_array_equal(at(mask, 12.5)[0], ROBOT == 0)
     np.testing.assert_array_equal(at(mask, 10.9)[0], ROBOT == 1)  # of a frame that has waited for the model
@@ -64,15 +67,28 @@ def test_the_mask_of_the_frames_own_time_counts_and_not_a_newer_one():
         assert remark == ""
     assert at(mask, 50.0, stamp=round(98.5e9)) == (
         None,
-        "the nearest self mask is 1.5 s from the frame, nothing is masked",
+        "self mask is 1.5 s off the frame (stale, or of another clock), nothing is masked",
     )
 
 
-def test_masks_are_not_kept_for_ever():
+@pytest.mark.parametrize("stale_after", [1.0, 20.0])
+def test_masks_are_kept_for_as_long_as_a_frame_may_wait_for_its_search(stale_after):
     mask = SelfMask.from_setting("topic", "")
-    for second in range(1000):
-        mask.update(message(stamp=second + 1), float(second))
-    assert len(mask._received) == KEPT + 1
+    for step in range(1000):
+        mask.update(message(np.roll(ROBOT, step, axis=1), stamp=1 + step / 10), step / 10)
+        mask.of(ROBOT.shape, stale_after)
+    assert len(mask._received) == pytest.approx(20 * stale_after, abs=2)
+    old = 1000 - int(10 * stale_after)
+    found, remark = mask.of(ROBOT.shape, stale_after, stamp=round((1 + old / 10) * 1e9), received=100.0)
+    np.testing.assert_array_equal(found, np.roll(ROBOT, old, axis=1) == 1)
+    assert remark == ""
+
+
+def test_masks_of_before_time_stepped_back_are_forgotten():
+    mask = SelfMask.from_setting("topic", "")
+    for stamp in (2.0, 3.0, 1.96):
+        mask.update(message(np.roll(ROBOT, int(stamp), axis=1), stamp=stamp), 10.0)
+    np.testing.assert_array_equal(at(mask, 10.0, stamp=round(2e9))[0], np.roll(ROBOT, 1, axis=1) == 1)
 
 
 def test_before_the_first_mask_nothing_is_masked():

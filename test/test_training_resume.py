@@ -159,7 +159,7 @@ def test_resuming_with_other_scenes_to_choose_by_is_refused(fit_root):
     fit(fit_root, "chosen_by_scenes", *options, "1e-6")
     for kind in ("images", "masks"):
         (scenes / kind / "2.png").unlink()
-    with pytest.raises(FlowclasError, match=r" objects, 3 scenes, names .* now there are .* objects, 2 scenes, names "):
+    with pytest.raises(FlowclasError, match=r"validation: 3 scenes, names .* now there are 2 scenes, names "):
         fit(fit_root, "chosen_by_scenes", *options, "5", resume=True)
 
 

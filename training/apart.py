@@ -25,7 +25,7 @@ def require_apart(data: DataConfig, train: Sequence[Path], val: Sequence[Path]) 
         )
     for name, scenes in (("exposed", data.exposed), ("exposed_val", data.exposed_val)):
         for of, frames in (("train", train), ("val", val)):
-            below = None if scenes is None else _first_below(Path(scenes).resolve(), frames)
+            below = None if scenes is None else _first_below((Path(scenes) / "images").resolve(), frames)
             if below is not None:
                 raise FlowclasError(
                     f"data.{of} holds '{below}', which is of data.{name}, whose scenes hold outliers: give data.{of} "

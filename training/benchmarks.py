@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Pair:
         try:
             with np.load(self.overlay) as file:
                 difference = file["rgb"].astype(np.int64)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise FlowclasError(f"overlay {self.overlay} is no .npz that holds 'rgb': {error}") from error
         if difference.shape != image.shape:
             shapes = f"has shape {difference.shape}, its image {self.image} {image.shape}"
@@ -180,11 +181,11 @@ def _name(path: Path, root: Path) -> str:
 
 
 def _labelled_pair(benchmark: Benchmark, root: Path, label: Found, what: str) -> Pair:
-    overlay = partner_if_any(root, benchmark.overlay[:1], label)
+    overlay = partner_if_any(root, benchmark.overlay, label)
     if overlay is None:
         image = partner(root, benchmark.images, label, what)
         return Pair(_name(image, root), image, label.path, benchmark=benchmark)
-    image = partner(root, benchmark.overlay[1:], label, what)
+    image = partner(root, benchmark.overlaid, label, what)
     return Pair(_name(overlay, root), image, label.path, overlay=overlay, benchmark=benchmark)
 
 
@@ -192,6 +193,8 @@ def _top(root: Path, benchmark: Benchmark) -> Path:
     """The folder that the patterns start from, also where one of their first folders was named instead."""
     root = root.expanduser()
     patterns = [*benchmark.labels, *benchmark.images, *(pattern for _, pattern in benchmark.splits)]
+    if any(pattern.startswith("{") for pattern in patterns):  # from any folder
+        return root
     firsts = {pattern.split("/")[0] for pattern in patterns}
     return root.parent if root.name in firsts and not any((root / first).is_dir() for first in firsts) else root
 

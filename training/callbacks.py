@@ -136,8 +136,8 @@ class RunState(Checkpoint):
 
     last.ckpt is written every ``save_every`` steps, after each validation and on the first of the SIGNALS; a second one
     ends at once, with the last saved state intact. Validations are never skipped or split: a step at which one
-    is due is saved after it. ``epoch`` and ``total`` are steps, ``val_every`` counts epochs, ``held_out`` says what is
-    validated with.
+    is due is saved after it. ``epoch`` and ``total`` are steps, ``val_every`` counts epochs, ``held_out`` and
+    ``chosen_by`` say what is validated with.
     """
 
     def __init__(
@@ -150,6 +150,7 @@ class RunState(Checkpoint):
         total: int,
         minutes: float | None,
         held_out: str,
+        chosen_by: str,
     ) -> None:
         self.output, self.save_every, self.epoch, self.total = output, save_every, epoch, total
         self.val_steps = val_every * epoch
@@ -157,7 +158,7 @@ class RunState(Checkpoint):
         self.best: dict[str, float] = {}
         self.elapsed, self.started = 0.0, 0.0
         self.finished = self.complete = False  # ended, by whatever reason; with all steps done
-        self.held_out = held_out
+        self.held_out, self.chosen_by = held_out, chosen_by
         self.signum = 0
         self.handlers: dict[int, Any] = {}
 
@@ -224,12 +225,14 @@ class RunState(Checkpoint):
         files: of a folder with a file more or less other scenes are held out, and the weights know some of them.
         """
         run = saved_run(self.output / LAST)
-        begun = run.get("held_out", self.held_out)  # older states do not say
-        if begun != self.held_out:
-            raise FlowclasError(
-                f"the run in '{self.output}' was begun with other files held out for validation: {begun}; now there "
-                f"are {self.held_out}. Bring the folders back as they were, or choose another output"
-            )
+        for key in ("held_out", "chosen_by"):
+            now = getattr(self, key)
+            begun = run.get(key, now)  # older states do not say
+            if begun != now:
+                raise FlowclasError(
+                    f"the run in '{self.output}' was begun with other files held out for validation: {begun}; now "
+                    f"there are {now}. Bring the folders back as they were, or choose another output"
+                )
         return run
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -256,7 +259,8 @@ class RunState(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """For the resumable state."""
-        return {key: getattr(self, key) for key in ("best", "elapsed", "finished", "complete", "held_out")}
+        keys = ("best", "elapsed", "finished", "complete", "held_out", "chosen_by")
+        return {key: getattr(self, key) for key in keys}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Of a saved run."""

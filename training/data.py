@@ -61,10 +61,19 @@ class FitData:
     def held_out(self) -> str:
         """What is validated with, how much and a digest of its names: of other files, another text."""
         objects = [self.outliers_val.origin(i) for i in range(len(self.outliers_val))]
-        names = "\n".join([*(str(frame.path) for frame in self.val), *objects, *self.exposed_val])
-        digest = hashlib.sha256(names.encode()).hexdigest()
-        scenes = f", {len(self.exposed_val)} scenes" if self.exposed_val else ""
-        return f"{len(self.val)} frames and {len(self.outliers_val)} objects{scenes}, names {digest[:12]}"
+        return f"{len(self.val)} frames and {len(objects)} objects, names {_digest([*map(_name, self.val), *objects])}"
+
+    def chosen_by(self) -> str:
+        """The same of the scenes with outliers that the checkpoint is chosen by."""
+        return f"{len(self.exposed_val)} scenes, names {_digest(self.exposed_val)}"
+
+
+def _name(frame: Frame) -> str:
+    return str(frame.path)
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
 def open_data(data: DataConfig, seed: int) -> FitData:

@@ -17,8 +17,8 @@ class Benchmark:
     Attributes:
         labels: label files, in each layout that is about; the first that any file matches counts.
         images: a label file's image, the first of these that exists.
-        overlay: the template of an .npz that holds the difference from another data set's image as `rgb`, and that
-            image's templates; where there is such an overlay, in place of images.
+        overlay: a label file's .npz of the difference (`rgb`) from another data set's image.
+        overlaid: that image, in place of images where there is an overlay.
         unlabelled: images that are normal throughout and have no label file.
         index: a JSON list of the frames that must be there.
         exclude: regular expression on `{id}` of frames that the benchmark leaves out.
@@ -34,6 +34,7 @@ class Benchmark:
     labels: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     overlay: tuple[str, ...] = ()
+    overlaid: tuple[str, ...] = ()
     unlabelled: str | None = None
     index: str | None = None
     exclude: str | None = None
@@ -79,11 +80,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             "Static/original/{id}.png",
             "Static/images/{id}.png",
         ),
-        overlay=(  # as the archives have it
-            "{path/}{number}_{id}_rgb.npz",
-            "leftImg8bit/val/*/{id}_leftImg8bit.png",
-            "*/leftImg8bit/val/*/{id}_leftImg8bit.png",
-        ),
+        overlay=("{path/}{number}_*rgb.npz",),  # as the archives have it
+        overlaid=("leftImg8bit/val/*/{id}_leftImg8bit.png", "*/leftImg8bit/val/*/{id}_leftImg8bit.png"),
         published=30,
     ),
     "road_anomaly": Benchmark(

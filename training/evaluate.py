@@ -31,7 +31,7 @@ from flowclas_ros.training.figures import Figures
 from flowclas_ros.training.metrics import require_both_classes
 from flowclas_ros.training.smiyc_export import SmiycExport
 
-EXACT_PIXELS = 500_000_000  # at most, unless asked for: 4 GB
+EXACT_PIXELS = 300_000_000  # at most, unless asked for: 6 to 18 bytes each, by the share of anomalous ones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

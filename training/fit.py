@@ -222,6 +222,7 @@ def _train(output: Path, module: FitModule, device: torch.device, resume: bool) 
         total=len(batches),
         minutes=config.trainer.max_minutes,
         held_out=module.data.held_out(),
+        chosen_by=module.data.chosen_by(),
     )
     if resume and _is_finished(state.saved(), config):
         _say("the run had finished; validating, calibrating and writing its checkpoint again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,19 +36,13 @@ def find(root: Path, pattern: str) -> list[Found]:
         last = field.end()
     matcher = re.compile(regex + re.escape(pattern[last:]))
     found = []
-    for path in _candidates(root, pattern):
+    fixed, _, _ = pattern[: pattern.index("{")].rpartition("/")
+    for path in files_below(root / fixed):  # also below linked folders, which glob's ** leaves out
         inner = path.relative_to(root)
         match = matcher.fullmatch(inner.as_posix())
         if match and path.is_file() and not any(part.startswith(".") for part in inner.parts):
             found.append(Found(path, match.groupdict()))
     return sorted(found, key=lambda one: one.path)
-
-
-def _candidates(root: Path, pattern: str) -> Iterable[Path]:
-    if "/}" not in pattern:
-        return root.glob(_FIELD.sub("*", pattern))
-    fixed, _, _ = pattern[: pattern.index("{")].rpartition("/")
-    return files_below(root / fixed)  # also below linked folders, which ** leaves out
 
 
 def find_any(root: Path, patterns: Sequence[str], what: str) -> tuple[str, list[Found]]:

@@ -37,7 +37,7 @@ _SCENE_KNOTS = 4096  # log-spaced shares kept of one frame, and of one scene: 0.
 _HELD = 256  # curves of a scene at once
 _TABLE_KNOTS = 1024  # log-spaced shares kept of the mean curve: 1.6 % apart, some 30 kB of JSON
 _HEAT_BINS = 65536
-_HEAT_SPREAD = 64  # bins at least between the quartiles, or scores are looked up one by one
+_HEAT_SPREADS = 1024  # times the distance of the quartiles that the bins reach; scores beyond are looked up one by one
 _DRIFT_FRAMES = 64  # of a scene are looked at for the drift's reference, evenly spread; up to twice as many
 
 FloatArray = npt.NDArray[np.float64]
@@ -141,21 +141,27 @@ class Calibration:
         the tail, where anomalies live, takes most of the range. Anything above the highest normal score is 1.
         """
         lowest, per_nat, table = self._heat_table
-        if per_nat * self._usual_spread < _HEAT_SPREAD:  # a single score far from all others would leave too few bins
-            return np.interp(score, self.thresholds, self._heat_knots, left=0.0).astype(np.float32)
         index = (score.astype(np.float32, copy=False) - np.float32(lowest)) * np.float32(per_nat)
         # uint16 keeps the look-up at a few ms for a 1080p frame, where interpolation takes 150.
         taken: npt.NDArray[np.float32] = table[np.clip(index, 0, _HEAT_BINS - 1).astype(np.uint16)]
+        end = lowest + (_HEAT_BINS - 1) / per_nat
+        if end < self.thresholds[-1]:
+            beyond = score > end
+            taken[beyond] = np.interp(score[beyond], self.thresholds, self._heat_knots)
         return taken
 
     @cached_property
     def _heat_table(self) -> tuple[float, float, npt.NDArray[np.float32]]:
         """Heat on a uniform grid of scores: (lowest score, bins per nat, (65536,) float32)."""
         lowest, highest = float(self.thresholds[0]), float(self.thresholds[-1])
+        if self._usual_spread > 0:  # one score far from all others would take the bins away from these
+            highest = min(highest, lowest + _HEAT_SPREADS * self._usual_spread)
         per_nat = (_HEAT_BINS - 1) / max(highest - lowest, 1e-6)
         grid = lowest + np.arange(_HEAT_BINS) / per_nat
         table = np.interp(grid, self.thresholds, self._heat_knots).astype(np.float32)
-        table[0], table[-1] = 0.0, 1.0  # below and above everything seen
+        table[0] = 0.0  # below everything seen
+        if highest == self.thresholds[-1]:
+            table[-1] = 1.0  # above it
         return lowest, per_nat, table
 
     @cached_property

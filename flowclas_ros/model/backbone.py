@@ -182,7 +182,7 @@ class FrozenBackbone(nn.Module):
     @torch.no_grad()
     def _try_out(self) -> None:
         """Raise FlowclasError for a model that takes one size of images only, or lays its maps out in another way."""
-        side = math.lcm(64, self.pad_multiple)
+        side = self.pad_multiple * math.ceil(64 / self.pad_multiple)
         expected = (1, self.channels, side // self.stride, side // self.stride)
         try:
             found = tuple(self.feature_map(torch.zeros(1, 3, side, side)).shape)

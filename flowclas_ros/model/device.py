@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import DeviceMemoryError, FlowclasError
 
 # PyTorch's own allocators on a GPU and on the CPU, the CUDA driver's, and that of cuBLAS and cuDNN.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
@@ -38,11 +38,11 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 @contextlib.contextmanager
 def memory_errors(device: torch.device, what: str, ways: str) -> Iterator[None]:
-    """Turn an allocator's failure into a FlowclasError: what it was for, and the ways out."""
+    """Turn an allocator's failure into a DeviceMemoryError: what it was for, and the ways out."""
     try:
         yield
     except RuntimeError as error:  # of several types, some of them bare
         if not any(text in str(error) for text in _OUT_OF_MEMORY):
             raise
         torch.cuda.empty_cache()  # where there is CUDA
-        raise FlowclasError(f"{device} is out of memory for {what}: {ways}") from error
+        raise DeviceMemoryError(f"{device} is out of memory for {what}: {ways}") from error

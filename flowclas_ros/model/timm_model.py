@@ -56,7 +56,8 @@ def _missing_keys() -> Iterator[list[str]]:
 
 def lacking(model: nn.Module, missing: list[str]) -> list[str]:
     """Of the tensors that a file has lacked those that the model has after its unread part was cut off."""
-    used = {name.replace(".", "_") for name in model.state_dict()}  # timm's extractors write dots as underscores
+    # as timm's extractors write names: dots as underscores, or below "model"
+    used = {name.removeprefix("model.").replace(".", "_") for name in model.state_dict()}
     return [name for name in missing if name.replace(".", "_") in used and not name.endswith("num_batches_tracked")]
 
 

@@ -30,7 +30,7 @@ def run(
     try:
         try:
             rclpy.init(args=arguments)
-        except rclpy_implementation.RCLError as error:  # of the arguments: a file that is not there, a bad remapping
+        except RuntimeError as error:  # rclpy's several, of the arguments: a file that is not there, a bad remapping
             raise FlowclasError(" ".join(str(error).split())) from error
         node = make()
         work(node)

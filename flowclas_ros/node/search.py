@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import DeviceMemoryError, FlowclasError
 from flowclas_ros.node.parameters import Settings
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Search:
         self._closed = False
         self._applied = settings
         self._sizes = {WARM_UP_SIZE: 1}  # (height, width): frames in a batch, as met so far
-        self._at_once: int | None = None  # as many frames as the device has memory for, None for all
+        self._at_once: dict[tuple[int, ...], int] = {}  # by size: as many frames as the device has memory for
         self._warm_up(self.detector)
 
     def frames(self, frames: list[Frame], settings: Settings) -> None:
@@ -81,28 +81,29 @@ class Search:
                 continue
             if picture is not None:
                 by_size.setdefault(picture.shape[:2], []).append((frame, picture))
-        for batch in by_size.values():
-            step = self._at_once or len(batch)
+        for size, batch in by_size.items():
+            step = self._at_once.get(size, len(batch))
             for first in range(0, len(batch), step):
                 self._batch(batch[first : first + step])
 
     def _batch(self, batch: list[tuple[Frame, np.ndarray]]) -> bool:
         """Whether the model took all of its frames, at once or one by one."""
-        scored = None
+        scored, fault = None, ""  # of memory
         try:
             scored = self.detector.score_batch([picture for _, picture in batch])
         except Exception as error:
             if len(batch) == 1:
                 batch[0][0].stream.failed(error)
                 return False
-            fault = reason_of(error)
+            if isinstance(error, DeviceMemoryError):
+                fault = str(error)
         if scored is None:
             # The camera with the bad picture must not blind the others. Out here, since as long as the error is handled
             # it holds what the batch had on the device: one out of memory would leave none to its frames.
             alone = [self._batch([one]) for one in batch]
-            if all(alone):  # then it was the batch, which would fail every time again
-                self._at_once = len(batch) // 2
-                logger.warning("%s; from now on at most %d of %d frames at once", fault, self._at_once, len(batch))
+            if fault and all(alone):  # then it was the batch, which would fail every time again
+                fewer = self._at_once[batch[0][1].shape[:2]] = len(batch) // 2
+                logger.warning("%s; from now on at most %d of %d frames at once", fault, fewer, len(batch))
             return all(alone)
         scores, stages = scored
         height, width = batch[0][1].shape[:2]
@@ -124,7 +125,7 @@ class Search:
         self._set_threshold(detector, self._applied)
         self._warm_up(detector)
         old, self.detector = self.detector, detector
-        self.problem, self._at_once = "", None  # they were the old one's
+        self.problem, self._at_once = "", {}  # they were the old one's
         old.close()
 
     def close(self) -> None:
@@ -144,7 +145,7 @@ class Search:
         if (settings.device, settings.precision) != (before.device, before.precision):
             try:
                 self.detector.move(settings.device, settings.precision)
-                self.problem, self._at_once = "", None
+                self.problem, self._at_once = "", {}
             except FlowclasError as error:
                 self.problem = str(error)
         self._set_threshold(self.detector, settings)

@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flowclas_ros.detection.tracking import BACKWARD_TOLERANCE
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import BrokenImageError, check_layout, header_ns
 
 ASPECT_TOLERANCE = 0.01  # relative: a mask of another aspect ratio shows another view
-KEPT = 5.0  # seconds of live masks: longer than any search takes that is not stale
+MOST_KEPT = 600  # live masks: 20 seconds of 30 Hz
 
 Mask = npt.NDArray[np.bool_]
 
@@ -56,7 +57,8 @@ class SelfMask:
         self._lock = threading.Lock()
         self._live = live
         self._pixels = pixels  # (h, w), the file's
-        self._received: deque[_Received] = deque()
+        self._received: deque[_Received] = deque(maxlen=MOST_KEPT)
+        self._keep = 2.0  # seconds
         self._fitted: tuple[object, Mask] | None = None  # of what, and to the size asked for last
 
     @classmethod
@@ -95,8 +97,10 @@ class SelfMask:
         except BrokenImageError as error:
             received = _Received(stamp, now, problem=f"self mask is not readable, nothing is masked: {error}")
         with self._lock:
+            if self._received and self._received[-1].stamp - stamp > BACKWARD_TOLERANCE:
+                self._received.clear()  # time has stepped back: those are of another run
             self._received.append(received)
-            while now - self._received[0].arrived > KEPT:
+            while now - self._received[0].arrived > self._keep:
                 self._received.popleft()
 
     def of(
@@ -113,13 +117,17 @@ class SelfMask:
             assert self._pixels is not None  # the file's
             return self._fit(self._pixels, self._pixels, shape)
         with self._lock:
+            self._keep = 2 * stale_after  # no search takes longer and counts
             newest_first = list(reversed(self._received))
         if not newest_first:
             return None, "no self mask has come, nothing is masked"
         nearest = min(newest_first, key=lambda one: one.seconds_from(stamp, received))
         off = nearest.seconds_from(stamp, received)
         if off > stale_after:
-            return None, f"the nearest self mask is {off:.1f} s from the frame, nothing is masked"
+            return (
+                None,
+                f"self mask is {off:.1f} s off the frame (stale, or of another clock), nothing is masked",
+            )
         if nearest.bits is None:
             return None, nearest.problem
         return self._fit(nearest, nearest.pixels(nearest.bits), shape)

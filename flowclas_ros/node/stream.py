@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame as it was parked. synced.image: sensor_msgs/Image or CompressedImage. received: monotonic seconds."""
+    """A frame as it was parked. synced.image: sensor_msgs/Image or CompressedImage. received: monotonic seconds, with
+    depth when its depth was there too.
+    """
 
     stream: Stream
     synced: SyncedFrame

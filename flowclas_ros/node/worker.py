@@ -7,12 +7,11 @@ only contends for the interpreter lock (issues 1025, 1452). So the executor park
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, TypeVar
 
@@ -71,6 +70,8 @@ class Worker(Generic[Item]):
             return future.result(timeout)
         except FutureTimeout:  # a class of its own before Python 3.11
             raise TimeoutError(f"worker '{self._thread.name}' did not answer in {timeout} s") from None
+        except CancelledError:
+            raise RuntimeError(f"worker '{self._thread.name}' has been stopped") from None
 
     def stop(self, timeout: float) -> bool:
         """End after what is in hand, dropping the slots; False when the thread still runs after `timeout` seconds.
@@ -87,8 +88,7 @@ class Worker(Generic[Item]):
             waiting = [future for _, future in self._calls] + ([self._answering] if self._answering else [])
             self._calls.clear()
         for future in waiting:
-            with contextlib.suppress(InvalidStateError):  # it was answered this very moment
-                future.set_exception(RuntimeError(f"worker '{self._thread.name}' has been stopped"))
+            future.cancel()
         return False
 
     def _run(self) -> None:
@@ -120,9 +120,10 @@ class Worker(Generic[Item]):
 
     @staticmethod
     def _answer(function: Callable[[], Any], future: Future) -> None:
-        try:
-            settle = functools.partial(future.set_result, function())
-        except BaseException as error:  # handed over whole: the caller decides
-            settle = functools.partial(future.set_exception, error)
-        with contextlib.suppress(InvalidStateError):  # `stop` has given it up
-            settle()
+        with contextlib.suppress(InvalidStateError):  # `stop` has cancelled it
+            try:
+                result = function()
+            except BaseException as error:  # handed over whole: the caller decides
+                future.set_exception(error)
+            else:
+                future.set_result(result)

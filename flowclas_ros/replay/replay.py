@@ -101,7 +101,7 @@ def _find_bags(paths: list[Path]) -> list[Path]:
             found.append(path)
             continue
         # hidden is what a killed run left behind, or a simulation has not done with
-        files = [f for f in files_below(path) if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+        files = [file for file in files_below(path) if not file.name.startswith(".")]
         folders = {file.parent for file in files if file.name == "metadata.yaml"}
         bags = [file for file in files if file.suffix.lower() in BAG_SUFFIXES and file.is_file()]
         loose = [bag for bag in bags if not folders & set(bag.parents) and not _is_result(bag)]

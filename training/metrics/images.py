@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowclas_ros.training.metrics.levels import fpr_nearest_95
+from flowclas_ros.training.metrics import levels
 from flowclas_ros.training.metrics.pixels import PixelMetrics
 
-_AVERAGED = ("auprc", "auroc", "fpr95", "f1_max", "fpr95_nearest")
+_AVERAGED = {
+    "auprc": levels.average_precision,
+    "auroc": levels.area_under_roc,
+    "fpr95": levels.fpr_at_95,
+    "f1_max": lambda counts: levels.best_f1(counts)[0],
+    "fpr95_nearest": levels.fpr_nearest_95,
+}
 
 
 class ImageMetrics:
@@ -39,9 +45,8 @@ class ImageMetrics:
             return None
         pixels = PixelMetrics()
         pixels.update(score, mask)
-        result = pixels.compute()
-        nearest = fpr_nearest_95(pixels.levels())
-        self._own.append([result.auprc, result.auroc, result.fpr95, result.f1_max, nearest])
+        counts = pixels.levels()
+        self._own.append([figure(counts) for figure in _AVERAGED.values()])
         return dict(zip(_AVERAGED, self._own[-1], strict=True))
 
     def compute(self) -> dict[str, Any]:
