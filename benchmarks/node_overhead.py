@@ -5,8 +5,9 @@
 
 Real DDS between processes: this one publishes a frame, waits for its mask, then does the same with a bare echo node,
 in turns, so that both see the same machine. The model's time is what the detector measures of that very frame (upload,
-network, download); what is left is transport, conversion, mask, regions, tracking, messages. Two echoes: `echo` sends
-the frame back as it came, `echo_mask` a mono8 image of its size, which is all that the detector sends.
+network, download); what is left is transport, conversion, the mask and its message: all else comes after it. Two
+echoes: `echo` sends the frame back as it came, `echo_mask` a mono8 image of its size, which is all that the detector
+sends.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("domain", choices=["road", "space"])
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW", help=", ".join(names))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="another budget: another result file")
     parser.add_argument("--quick", action="store_true", help="tiny fits in a result of their own: does it run?")
     parser.add_argument("--retime", action="store_true", help="milliseconds of measured rows alone, by a token fit")
     parser.add_argument("--fitted", type=Path, help="kept fit of the one row named, one of ours")
@@ -70,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     grid = Grid.read(ROOT / "benchmarks" / "grids" / f"kit_{arguments.domain}.yaml")
     kit = kit_folder()
     os.environ["FLOWCLAS_KIT"] = str(kit)
-    name = f"rivals_{arguments.domain}" + ("_quick" if arguments.quick else "")
+    budget = "" if arguments.minutes == MINUTES else f"_{arguments.minutes:g}min"
+    name = f"rivals_{arguments.domain}{budget}" + ("_quick" if arguments.quick else "")
     path = Path(os.environ.get("OUT") or RESULTS) / f"{name}.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.is_file() else {}
     for row in arguments.rows:
@@ -80,7 +82,8 @@ def main(argv: list[str] | None = None) -> None:
         if measured != arguments.retime:
             continue
         try:
-            rows[row] = {**rows.get(row, {}), **_measure(row, grid, kit, arguments)}
+            known = {key: value for key, value in rows.get(row, {}).items() if key != "missing"}
+            rows[row] = {**known, **_measure(row, grid, kit, arguments)}
         except Missing as reason:
             rows[row] = {"missing": str(reason)}
         except subprocess.CalledProcessError:
@@ -140,7 +143,7 @@ def _fit_ours(row: str, grid: Grid, kit: Path, folder: Path, arguments: argparse
 def _fit_rival(row: str, grid: Grid, kit: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Score, Settings]:
     config = load_config(ROOT / grid.config)
     frames = [frame.path for frame in list_frames(config.data.train, config.data)]
-    rival = RIVALS[row](config, frames, minutes=0.0 if arguments.retime else MINUTES, quick=arguments.quick)
+    rival = RIVALS[row](config, frames, minutes=0.0 if arguments.retime else arguments.minutes, quick=arguments.quick)
     rival.fit(arguments.seed)
     return rival.score, {"checkpoint_mb": round(_saved_size(rival.model, folder) / 1e6, 1), **rival.settings}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -54,6 +55,8 @@ _OWN = {**_WITH_MODEL, **_WITHOUT_MODEL}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 2 a failure that the user can act on, 130 interrupted."""
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(arguments)

@@ -115,6 +115,19 @@ def test_compressed_pictures_are_rgb_and_what_is_none_is_refused():
         decode(depth)
 
 
+def test_a_mosaic_that_was_compressed_as_png_gets_its_colours():
+    from PIL import Image
+
+    mosaic = np.zeros((8, 8), np.uint8)
+    mosaic[::2, ::2], mosaic[1::2, 1::2], mosaic[::2, 1::2], mosaic[1::2, ::2] = 200, 60, 20, 20  # red, blue, green
+    buffer = io.BytesIO()
+    Image.fromarray(mosaic).save(buffer, "PNG")
+    frame = SimpleNamespace(format="bayer_rggb8; png compressed ", data=array("B", buffer.getvalue()))
+    assert decode(frame)[4, 4].tolist() == [200, 20, 60]
+    frame.format = "bayer_rggb8; png compressed mono8"
+    assert decode(frame)[4, 4].tolist() == [200, 200, 200]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("cv_bridge") is not None, reason="cv_bridge is installed here")
 def test_another_encoding_names_cv_bridge_when_it_is_absent():
     frame = message(np.zeros((4, 4, 3), np.uint16), "rgb16")

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from node_support import picture
 from replay_support import STAMPS, TOPIC, frames, replay, truth
@@ -60,6 +61,24 @@ def test_the_other_way_round_is_better_and_a_run_against_itself_the_same(runs, t
     content = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert {row["b_is"] for row in content["figures"]} <= {"same", ""}
     assert content["hazards_alone"] == {"a": [], "b": []}
+
+
+def test_runs_that_were_judged_by_other_masks_are_not_called_better_or_worse_by_them(tmp_path, checkpoint):
+    topics = {"/truth": 0, "/others": 20}
+    masks = {
+        name: [raw(np.roll(truth(index), shift, axis=1), "mono8", stamp) for index, stamp in enumerate(STAMPS)]
+        for name, shift in topics.items()
+    }
+    bag = record(tmp_path / "drive", {TOPIC: frames(), **masks})
+    for name, topic in (("a", "/truth"), ("b", "/others")):
+        given = ("--topic", TOPIC, "--mask-topic", topic, "--require", "auroc>=0.99", "--require", "frames>=6")
+        replay(bag, checkpoint, tmp_path / name, *given)
+    assert compare(tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out") == 0
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    words = {row["name"]: row["b_is"] for row in content["figures"]}
+    assert words["auroc"] == "" and words["latency_p50_ms"] in ("same", "better", "worse")
+    assert [row["requirement"] for row in content["requirements"]] == ["frames>=6"]
+    assert "judged by other masks" in str(content["notes"])
 
 
 def test_without_the_annotated_bag_the_figures_are_compared_and_a_note_says_so(runs, tmp_path, capsys):

@@ -68,7 +68,7 @@ def render(work: Path, kit: Path) -> None:
             go()
     for domain in samples.DOMAINS:
         folder = work / "cutouts" / domain
-        if not folder.is_dir():
+        if not (folder / f"{domain}{CUTOUTS - 1:03d}.png").is_file():
             for number, rgba in enumerate(scenes.cutouts(domain, 0, CUTOUTS, kinds="fit")):
                 write_png(folder / f"{domain}{number:03d}.png", rgba)
     _photographed(work / "cutouts" / "photographed", kit / "coco_cutouts")

@@ -90,9 +90,14 @@ def decode(message: Any) -> np.ndarray:
     if "compressedDepth" in message.format:
         raise BrokenImageError(f"format '{message.format}' is depth, not a picture: check the image topic")
     try:
-        return decode_image(bytes(message.data), f"of format '{message.format}'")
+        picture = decode_image(bytes(message.data), f"of format '{message.format}'")
     except FlowclasError as error:
         raise BrokenImageError(f"compressed {error}") from error
+    encoding, _, compression = (part.strip() for part in message.format.partition(";"))
+    if encoding.startswith("bayer_") and encoding in OPENCV_ENCODINGS and compression == "png compressed":
+        # image_transport leaves it a mosaic
+        return _colours(np.ascontiguousarray(picture[..., 0]), OPENCV_ENCODINGS[encoding][1], f"'{encoding}'")
+    return picture
 
 
 def to_picture(message: Any) -> np.ndarray:
@@ -159,8 +164,6 @@ def _high_bytes(message: ImageLike) -> np.ndarray:
 
 def _through_opencv(message: ImageLike) -> np.ndarray:
     """Bayer and YUV 4:2:2, whose two bytes a pixel are Y and, by turns, U and V."""
-    import cv2  # here, for those who need it alone
-
     size, conversion = OPENCV_ENCODINGS[message.encoding]
     check_layout(message, size)
     height, width, step = message.height, message.width, message.step
@@ -170,12 +173,18 @@ def _through_opencv(message: ImageLike) -> np.ndarray:
         raw = _high_bytes(message)
     else:
         raw = np.ndarray((height, width), np.uint8, message.data, strides=(step, 1))
+    return _colours(np.ascontiguousarray(raw), conversion, f"'{message.encoding}'")
+
+
+def _colours(raw: np.ndarray, conversion: str, encoding: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB by OpenCV. Raises BrokenImageError."""
+    import cv2  # here, for those who need it alone
+
     try:
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(raw), getattr(cv2, conversion)), np.uint8)
+        return np.asarray(cv2.cvtColor(raw, getattr(cv2, conversion)), np.uint8)
     except cv2.error as error:
         raise BrokenImageError(
-            f"image of {message.width}x{message.height} pixels cannot be '{message.encoding}' ({error.err}): "
-            "check the camera driver"
+            f"image of {raw.shape[1]}x{raw.shape[0]} pixels cannot be {encoding} ({error.err}): check the camera driver"
         ) from error
 
 

@@ -79,6 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, help="checkpoint to detect with (default: the sample's own)")
     parser.add_argument("--source", type=Path, help="bag, folder of images, video or image (default: the samples)")
+    parser.add_argument("--topic", help="image topic of a bag that has several")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for pictures and logs")
     parser.add_argument(
         "--seconds", type=_positive, default=samples.SECONDS, help="length of a stream (default: %(default)s)"
@@ -146,8 +147,8 @@ def play(options: argparse.Namespace, act: Act, console: Console) -> Outcome:
 
 def _camera_arguments(options: argparse.Namespace, act: Act) -> list[str]:
     stream = ["--source", str(act.source), "--rate", str(options.rate), "--seconds", str(options.seconds)]
-    truth = _topics() if act.judged else []
-    return [*stream, *truth, "--listeners", "2", "--ros-args", "-r", f"__ns:={NAMESPACE}"]
+    topics = _topics() if act.judged else ["--topic", options.topic] if options.topic else []
+    return [*stream, *topics, "--listeners", "2", "--ros-args", "-r", f"__ns:={NAMESPACE}"]
 
 
 def _topics() -> list[str]:

@@ -79,11 +79,8 @@ class Inputs:
         if wanted in kinds:
             return f" on {self.topic}"
         if kinds:
-            way = (
-                f": set transport: compressed, remap image to {plain}"
-                if unwanted in kinds and plain != self.topic
-                else ""
-            )
+            remapped = not self._compressed and unwanted in kinds and plain != self.topic
+            way = f": set transport: compressed, remap image to {plain}" if remapped else ""
             return f": {self.topic} carries {', '.join(sorted(kinds))}, not {wanted}{way}"
         transport, other = ("raw", plain) if self._compressed else ("compressed", self.topic + COMPRESSED)
         there = self._kinds(other)

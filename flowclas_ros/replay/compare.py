@@ -15,6 +15,7 @@ from flowclas_ros.detection.images import files_below, write_bytes, write_json
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.replay.compare_frames import Comparison, compare_frames, load_run
 from flowclas_ros.replay.pages import number
+from flowclas_ros.replay.requirements import WITH_MASKS
 from flowclas_ros.replay.run_bag import METRICS
 
 PAGE, FIGURES, FRAMES = "compare.html", "compare.json", "frames.csv"
@@ -71,7 +72,8 @@ def figure_rows(comparison: Comparison) -> list[tuple[str, Any, Any, str]]:
     for name in (*_HIGHER, *_LOWER, *(name for name in first if name not in _HIGHER + _LOWER)):
         a, b = first.get(name), second.get(name)
         if a is not None or b is not None:
-            rows.append((name, a, b, _word(name, a, b)))
+            comparable = not (comparison.other_truth and name in WITH_MASKS)
+            rows.append((name, a, b, _word(name, a, b) if comparable else ""))
     return rows
 
 
@@ -82,7 +84,7 @@ def requirement_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     return [
         (name, words[first[name]], words[second[name]], "same" if first[name] == second[name] else verdict)
         for name in first
-        if name in second
+        if name in second and not (comparison.other_truth and name.startswith(WITH_MASKS))
         for verdict in ("better" if second[name] else "worse",)
     ]
 
@@ -135,8 +137,8 @@ def _write(folder: Path, comparison: Comparison, figures: list[tuple], requireme
     table = csv.writer(text, lineterminator="\n")
     table.writerow(comparison.columns)
     table.writerows(frame.row() for frame in comparison.frames)
-    write_bytes(folder / FRAMES, text.getvalue().encode())
-    write_bytes(folder / PAGE, page(comparison, figures, requirements).encode())
+    write_bytes(folder / FRAMES, text.getvalue().encode(errors="backslashreplace"))
+    write_bytes(folder / PAGE, page(comparison, figures, requirements).encode(errors="backslashreplace"))
     content = {
         "runs": {
             letter: {"folder": str(run.folder), "model": run.metrics["model"], "settings": run.metrics["settings"]}

@@ -164,6 +164,8 @@ def _finished(folder: Path, asked: dict[str, Any], job: Job) -> Result:
             ),
             "the checkpoint": result["model"]["sha256"] == asked["model"]["sha256"],
         }
+        if any(requirement.name.startswith("latency_") for requirement in job.required):
+            same["the device"] = result["model"]["device"] == asked["model"]["device"]
         before, now = result["settings"], asked["settings"]
         names = {**before, **now}.keys() - _PLACES
         changed = sorted(name for name in names if before.get(name) != now.get(name))

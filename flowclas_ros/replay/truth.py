@@ -19,6 +19,7 @@ from flowclas_ros.training.metrics import ComponentMetrics, PixelMetrics
 
 _PIXELS = ("auprc", "auroc", "fpr95", "f1_max")
 _SMALLEST = 100  # pixels of a true component that counts, as on SegmentMeIfYouCan's Anomaly track
+_IGNORED = np.uint8(255)
 _LARGE = 400  # pixels above which an object of the ground truth counts as one to be found
 
 
@@ -66,14 +67,15 @@ class Judgement:
         self._normal = self._flagged = self._episodes = 0
         self._in_episode = False
         self._watched = 0  # nanoseconds; time that begins anew goes on
-        self._before: int | None = None  # the stamp
+        self._before: tuple[int, int] | None = None  # index and stamp
         self._tracker = HazardTracker(1, 3)
         self._seen: dict[int, Seen] = {}
 
     def add(self, mask: Mask, finding: Finding, recorded: Recorded) -> None:
         """A frame's finding against its mask."""
         judged, stamp_ns = finding.judged, recorded.stamp_ns
-        self.pixels.update(judged.score, mask)
+        # what is not searched, the robot's own arm say, is neither right nor wrong
+        self.pixels.update(judged.score, mask if judged.searched is None else np.where(judged.searched, mask, _IGNORED))
         self._components.update(judged.mask.astype(np.float32), mask)
         normal = mask == 0
         if judged.searched is not None:
@@ -83,8 +85,10 @@ class Judgement:
         false = any(not hazard.missed and _is_false(hazard.region.bbox, finding, mask) for hazard in finding.hazards)
         self._episodes += false and not self._in_episode
         self._in_episode = false
-        self._watched += 0 if self._before is None else max(stamp_ns - self._before, 0)
-        self._before = stamp_ns
+        index = int(recorded.index or 0)
+        if self._before is not None and index == self._before[0] + 1:  # else nobody knows what lies between
+            self._watched += max(stamp_ns - self._before[1], 0)
+        self._before = (index, stamp_ns)
         self._watch(mask, finding, recorded)
         self.frames += 1
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -94,11 +95,20 @@ def _begin(job: Job, workers: int) -> None:
     global _detector
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))  # while it waits there is nothing to tidy up
     signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     _detector = load(job.settings)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed tells its workers nothing: they would stay, and their memory with them."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _in_worker(bag: Path, folder: Path, job: Job) -> Outcome:
