@@ -25,7 +25,7 @@ endif
 # The rest of what DDS wants in the environment the demo and the tests set themselves.
 export ROS_DOMAIN_ID ?= $(shell echo $$(( $$$$ % 101 + 1 )))
 
-.PHONY: demo samples test lint types messages clean same-python
+.PHONY: demo samples test lint types messages clean same-python same-ros
 
 demo: messages
 	@$(VENV)/bin/flowclas demo
@@ -50,7 +50,7 @@ messages: $(VENV)/installed
 
 # pip's standard output is cut down to what takes time and which requirements conflict, its standard error to what is
 # wrong: pip warns of every package that one of several indexes does not have. pipefail hands on its exit status.
-$(VENV)/installed: setup.py pyproject.toml | same-python
+$(VENV)/installed: setup.py pyproject.toml | same-python same-ros
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < $(if $(ROS_DISTRO),(4,),(3, 14)))' || \
 	  { echo "error: $$($(PYTHON) --version) is not one of 3.10 to 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -61,7 +61,14 @@ $(VENV)/installed: setup.py pyproject.toml | same-python
 	@{ $(RUN) -m pip install --disable-pip-version-check --progress-bar off --editable $(REQUIREMENTS) \
 	    2>&1 >&3 | sed -u -E '/^ *WARNING: /d' >&2; } 3>&1 | \
 	  sed -u -n -E 's/^ *(Downloading .*MB\))/  \1/p; s/^(Installing collected packages):.*/  \1 .../p; /^The conflict is/,$$p'
+	@echo "$(or $(ROS_DISTRO),PyPI)" >$(VENV)/ros
 	@touch $@
+
+# Two ROS 2 are not mixed: what was built for one does not load beside the other.
+same-ros:
+	@if [ -f $(VENV)/ros ] && [ "$$(cat $(VENV)/ros)" != "$(or $(ROS_DISTRO),PyPI)" ]; then \
+	    echo "error: $(VENV) has the ROS 2 of $$(cat $(VENV)/ros), asked for is that of $(or $(ROS_DISTRO),PyPI):" \
+	      "make clean first" >&2; exit 2; fi
 
 # A Python that was asked for is not quietly another one.
 same-python:
