@@ -145,7 +145,6 @@ def test_bad_options_are_told_in_one_line(folder: Path, overrides: list[str], me
         (["--student.name", "mobilenetv99"], "no model 'mobilenetv99'"),
         (["--teacher.weights", "/nowhere/t.safetensors"], "do not exist"),
         (["--output", "/proc/student.safetensors"], "cannot write /proc/student.safetensors"),
-        (["--output", __file__], "exists: choose another output, or move it away"),
     ],
 )
 def test_command_ends_with_2_and_one_line(
@@ -159,6 +158,16 @@ def test_command_ends_with_2_and_one_line(
     assert main(["distill", "--config", str(folder / "distill.yaml"), *overrides]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
+
+
+def test_an_earlier_student_is_not_overwritten(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "student.safetensors").write_bytes(b"kept")
+    options = ["--config", str(folder / "distill.yaml"), "--output", str(tmp_path / "student.safetensors")]
+    assert main(["distill", *options]) == 2
+    assert "student.safetensors' exists: choose another output" in capsys.readouterr().err
+    assert (tmp_path / "student.safetensors").read_bytes() == b"kept"
 
 
 def test_interrupt_leaves_no_file_behind(
