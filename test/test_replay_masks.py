@@ -63,6 +63,23 @@ def test_a_mask_goes_to_the_frame_of_its_lap_whatever_is_missing(tmp_path, a_lap
     assert numbers == [None if number in unlabelled else number for number in seen]
 
 
+@pytest.mark.parametrize(("images", "masks"), [((0, 1, 2, 3), (0, 2, 1, 3)), ((0, 2, 1, 3), (0, 1, 2, 3))])
+def test_a_message_that_is_a_little_out_of_order_has_its_partner_all_the_same(tmp_path, images, masks):
+    stamps = [5 * SECOND + number * SECOND // 10 for number in range(4)]
+    pixels = [np.zeros((96, 128), np.uint8) for _ in stamps]
+    for number, mask in enumerate(pixels):
+        mask.flat[: number + 1] = 1
+    topics = {
+        TOPIC: [raw(picture(0), "rgb8", stamps[number]) for number in images],
+        TRUTH: [raw(pixels[number], "mono8", stamps[number]) for number in masks],
+    }
+    bag = record(tmp_path / "drive", topics)
+    with open_recording(bag, (Camera("", TOPIC),)) as recording, open_bag(bag) as reader:
+        found = MaskTopic(reader, bag, TRUTH)
+        seen = [int(found.of(one).sum()) for one in recording.read() if one.image is not None]
+    assert seen == [number + 1 for number in images] and found.unused() == 0
+
+
 @pytest.mark.parametrize("kind", ["masks", "self_mask"])
 def test_a_finished_replay_is_not_kept_for_masks_of_another_content(tmp_path, checkpoint, capsys, kind):
     bag = record(tmp_path / "drive", {TOPIC: frames()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -109,32 +108,46 @@ class MaskTopic:
         self._frames = Laps()
         self._unused = 0
         self._masks: Iterator[tuple[Place, Any]] = self._read(path)
-        self._ahead: deque[tuple[Place, Any]] = deque(itertools.islice(self._masks, _AHEAD))
+        self._behind: deque[tuple[Place, Any]] = deque()  # passed over, but a frame may still come
+        self._ahead: deque[tuple[Place, Any]] = deque()
 
     def of(self, recorded: Recorded) -> Mask | None:
-        """The mask of the same stamp in the same lap."""
+        """The mask of the same stamp in the same lap; either may come a little out of order."""
         wanted = self._frames.place(recorded.stamp_ns)
-        while self._ahead and self._ahead[0][0] < wanted:
-            self._pass_over()
-        if wanted not in (place for place, _ in self._ahead):
-            return None
-        while self._ahead[0][0] != wanted:
-            self._pass_over()
-        message = self._pass_over()
-        self._unused -= 1
-        return self._pixels(message, recorded)
+        self._read_ahead(wanted)
+        for number, (place, message) in enumerate(self._ahead):
+            if place == wanted:
+                self._behind += [self._ahead.popleft() for _ in range(number)]
+                self._ahead.popleft()
+                return self._pixels(message, recorded)
+        for number, (place, message) in enumerate(self._behind):
+            if place == wanted:
+                del self._behind[number]
+                return self._pixels(message, recorded)
+        return None
+
+    def _read_ahead(self, wanted: Place) -> None:
+        """Have so many masks at hand that are not older, and those that are only a little."""
+        oldest = (wanted[0], wanted[1] - BACKWARD_TOLERANCE)
+        for held_back in (self._behind, self._ahead):
+            while held_back and held_back[0][0] < oldest:
+                held_back.popleft()
+                self._unused += 1
+        held = sum(place >= wanted for place, _ in self._ahead)
+        while held < _AHEAD and (entry := next(self._masks, None)) is not None:
+            if entry[0] < oldest:
+                self._unused += 1
+                continue
+            self._ahead.append(entry)
+            held += entry[0] >= wanted
 
     def unused(self) -> int:
         """Masks that no frame asked for; the rest of the topic is read for it."""
-        while self._ahead:
-            self._pass_over()
+        rest = len(self._behind) + len(self._ahead) + sum(1 for _ in self._masks)  # which counts the broken ones itself
+        self._behind.clear()
+        self._ahead.clear()
+        self._unused += rest
         return self._unused
-
-    def _pass_over(self) -> Any:
-        """The next mask's message, which counts as unused."""
-        self._unused += 1
-        self._ahead.extend(itertools.islice(self._masks, 1))
-        return self._ahead.popleft()[1]
 
     def _read(self, path: Path) -> Iterator[tuple[Place, Any]]:
         laps = Laps()
