@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader
 from flowclas_ros.detection.images import through_jpeg
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.augment import augment, fit_into
-from flowclas_ros.training.batches import collate
+from flowclas_ros.training.batches import StepBatches, collate
 from flowclas_ros.training.corruptions import CorruptionConfig
 from flowclas_ros.training.data import (
     MixDataset,
-    StepBatches,
     hold_out_scenes,
     list_frames,
 )

@@ -16,20 +16,22 @@ def require_apart(data: DataConfig, train: Sequence[Path], val: Sequence[Path]) 
     """Raise FlowclasError where a frame of ``val`` is one of ``train`` too, a frame of either lies in data.exposed or
     data.exposed_val, or data.outliers_val or data.exposed_val names what data.outliers or data.exposed does.
     """
-    seen = set(_resolved(train))
-    both = [path for path, real in zip(val, _resolved(val), strict=True) if real in seen]
+    real = {of: list(zip(frames, _resolved(frames), strict=True)) for of, frames in (("train", train), ("val", val))}
+    seen = {there for _, there in real["train"]}
+    both = [path for path, there in real["val"] if there in seen]
     if both:
         raise FlowclasError(
             f"{len(both)} of {len(val)} validation frames are training frames as well, such as '{both[0]}'; give "
             "data.train and data.val folders that share nothing (each is searched with all that is below it)"
         )
     for name, scenes in (("exposed", data.exposed), ("exposed_val", data.exposed_val)):
-        for of, frames in (("train", train), ("val", val)):
-            below = None if scenes is None else _first_below((Path(scenes) / "images").resolve(), frames)
-            if below is not None:
+        folder = None if scenes is None else (Path(scenes) / "images").resolve()
+        for of, frames in real.items():
+            below = [path for path, there in frames if folder is not None and there.is_relative_to(folder)]
+            if below:
                 raise FlowclasError(
-                    f"data.{of} holds '{below}', which is of data.{name}, whose scenes hold outliers: give data.{of} "
-                    "other folders (each is searched with all that is below it)"
+                    f"data.{of} holds '{below[0]}', which is of data.{name}, whose scenes hold outliers: "
+                    f"give data.{of} other folders (each is searched with all that is below it)"
                 )
     pairs = {"outliers": _same_objects(data.outliers, data.outliers_val)}
     if data.exposed is not None and data.exposed_val is not None:
@@ -53,11 +55,6 @@ def require_other_photos(ours: OutlierSource, theirs: OutlierSource) -> None:
             f"'{ours.json}' and '{theirs.json}' share {len(shared)} photos of '{ours.root}', such as '{shared[0]}': "
             "give outliers_val others, or leave it out"
         )
-
-
-def _first_below(folder: Path, frames: Sequence[Path]) -> Path | None:
-    below = (path for path, real in zip(frames, _resolved(frames), strict=True) if real.is_relative_to(folder))
-    return next(below, None)
 
 
 def _resolved(paths: Sequence[Path]) -> list[Path]:

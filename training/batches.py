@@ -1,13 +1,16 @@
-"""Items to batches, and images of unequal size in one: padded to be together, and taken each at its own size."""
+"""Which items make a step's batch, and images of unequal size in one: padded to be together, and taken each at its own
+size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from flowclas_ros.training.pseudo_outliers import IGNORE
 
@@ -43,3 +46,34 @@ def by_size(sizes: Tensor) -> list[tuple[tuple[int, int], list[int]]]:
     for place, (height, width) in enumerate(sizes.tolist()):
         places.setdefault((height, width), []).append(place)
     return list(places.items())
+
+
+class StepBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of a whole run, step by step, each a list of (epoch, index): a step's batch needs no history.
+
+    A run can therefore begin at any step, and a resumed one reads what the uninterrupted one would have read. The
+    order is a new permutation each epoch; an epoch's last batch is filled up from its beginning.
+    """
+
+    def __init__(
+        self, frames: int, batch_size: int, *, epochs: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.frames, self.batch_size, self.seed = frames, batch_size, seed
+        self.start, self.rank, self.world = start, rank, world
+        self.steps_per_epoch = -(-frames // (batch_size * world))
+        self.total = self.steps_per_epoch * epochs
+
+    def __len__(self) -> int:
+        """Steps of the whole run, those before ``start`` included."""
+        return self.total
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, order_epoch = np.empty(0, int), -1
+        for step in range(self.start, self.total):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if epoch != order_epoch:
+                order, order_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.frames), epoch
+            # The ranks' batches one after another are the batch of a single process.
+            first = (position * self.world + self.rank) * self.batch_size
+            chosen = [(first + i) % self.frames for i in range(self.batch_size)]
+            yield [(epoch, int(order[i])) for i in chosen]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from flowclas_ros.detection.images import read_image
 from flowclas_ros.errors import FlowclasError
@@ -61,15 +61,12 @@ class FitData:
     def held_out(self) -> str:
         """What is validated with, how much and a digest of its names: of other files, another text."""
         objects = [self.outliers_val.origin(i) for i in range(len(self.outliers_val))]
-        return f"{len(self.val)} frames and {len(objects)} objects, names {_digest([*map(_name, self.val), *objects])}"
+        frames = [str(frame.path) for frame in self.val]
+        return f"{len(frames)} frames and {len(objects)} objects, names {_digest([*frames, *objects])}"
 
     def chosen_by(self) -> str:
         """The same of the scenes with outliers that the checkpoint is chosen by."""
         return f"{len(self.exposed_val)} scenes, names {_digest(self.exposed_val)}"
-
-
-def _name(frame: Frame) -> str:
-    return str(frame.path)
 
 
 def _digest(names: Sequence[str]) -> str:
@@ -280,34 +277,3 @@ def validation_set(config: FitConfig, data: FitData) -> MixDataset | ExposedData
 def _mix(config: FitConfig, frames: list[Frame], outliers: OutlierSource, **how: bool) -> MixDataset:
     classes = config.model.classes
     return MixDataset(frames, outliers, config.data, config.paste, seed=config.seed, classes=classes, **how)
-
-
-class StepBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of a whole run, step by step, each a list of (epoch, index): a step's batch needs no history.
-
-    A run can therefore begin at any step, and a resumed one reads what the uninterrupted one would have read. The
-    order is a new permutation each epoch; an epoch's last batch is filled up from its beginning.
-    """
-
-    def __init__(
-        self, frames: int, batch_size: int, *, epochs: int, seed: int, start: int = 0, rank: int = 0, world: int = 1
-    ) -> None:
-        self.frames, self.batch_size, self.seed = frames, batch_size, seed
-        self.start, self.rank, self.world = start, rank, world
-        self.steps_per_epoch = -(-frames // (batch_size * world))
-        self.total = self.steps_per_epoch * epochs
-
-    def __len__(self) -> int:
-        """Steps of the whole run, those before ``start`` included."""
-        return self.total
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, order_epoch = np.empty(0, int), -1
-        for step in range(self.start, self.total):
-            epoch, position = divmod(step, self.steps_per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.frames), epoch
-            # The ranks' batches one after another are the batch of a single process.
-            first = (position * self.world + self.rank) * self.batch_size
-            chosen = [(first + i) % self.frames for i in range(self.batch_size)]
-            yield [(epoch, int(order[i])) for i in chosen]

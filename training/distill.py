@@ -29,10 +29,10 @@ from flowclas_ros.files import require_writable
 from flowclas_ros.model.backbone import FrozenBackbone
 from flowclas_ros.model.device import memory_errors, resolve_device
 from flowclas_ros.progress import progress_bar
-from flowclas_ros.training.batches import collate
+from flowclas_ros.training.batches import StepBatches, collate
 from flowclas_ros.training.callbacks import FitProgress, WeightEma
 from flowclas_ros.training.config_file import parse_command
-from flowclas_ros.training.data import FitData, Frame, MixDataset, StepBatches, open_data
+from flowclas_ros.training.data import FitData, Frame, MixDataset, open_data
 from flowclas_ros.training.distill_config import DistillConfig
 from flowclas_ros.training.exposed import ExposedDataset
 from flowclas_ros.training.losses import cell_shares

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.data_config import LabelConfig
-from flowclas_ros.training.outliers import parallel
+from flowclas_ros.training.layouts import parallel
 from flowclas_ros.training.pseudo_outliers import IGNORE
 
 # Cityscapes' own table: labelIds that are evaluated, in the order of their trainIds 0..18; all others are ignored.

@@ -40,7 +40,7 @@ def find(root: Path, pattern: str) -> list[Found]:
     for path in files_below(root / fixed):  # also below linked folders, which glob's ** leaves out
         inner = path.relative_to(root)
         match = matcher.fullmatch(inner.as_posix())
-        if match and path.is_file() and not any(part.startswith(".") for part in inner.parts):
+        if match and path.is_file() and not path.name.startswith("."):
             found.append(Found(path, match.groupdict()))
     return sorted(found, key=lambda one: one.path)
 
@@ -88,6 +88,21 @@ def partner_if_any(root: Path, templates: Sequence[str], of: Found) -> Path | No
 def _filled(templates: Sequence[str], of: Found) -> list[str]:
     known = [one for one in templates if all(name in of.fields for name, _ in _FIELD.findall(one))]
     return [_FIELD.sub(lambda field: of.fields[field[1]], template) for template in known]
+
+
+def parallel(path: Path, root: Path, mask_root: Path, *, what: str = "mask") -> Path:
+    """The file below ``mask_root`` that bears an image's name and place below ``root``.
+
+    Raises:
+        FlowclasError: there is none, or the image does not lie below ``root``.
+    """
+    if not path.is_relative_to(root):
+        raise FlowclasError(f"image '{path}' lies not below '{root}': {what}s go with folders, not with splits")
+    base = mask_root / path.relative_to(root)
+    for suffix in (base.suffix, ".png", ".bmp", ".tif", ".tiff"):
+        if base.with_suffix(suffix).is_file():
+            return base.with_suffix(suffix)
+    raise FlowclasError(f"image '{path}' has no {what} '{base.with_suffix('.png')}'; {what}s bear their images' names")
 
 
 def _follow(root: Path, pattern: str) -> tuple[Path, str]:

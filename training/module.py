@@ -18,14 +18,13 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.flowclas import FlowCLAS
-from flowclas_ros.training.batches import by_size, collate
+from flowclas_ros.training.batches import StepBatches, by_size, collate
 from flowclas_ros.training.config import FitConfig
 from flowclas_ros.training.data import (
     VALIDATION,
     FitData,
     Frame,
     InlierDataset,
-    StepBatches,
     training_set,
     validation_set,
 )

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from flowclas_ros.detection.images import list_images, read_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.data_config import OutlierConfig
+from flowclas_ros.training.layouts import parallel
 
 # Photos with any of these are never outliers of a road scene (FlowCLAS, section 4.1; shared with PEBAL and RPL).
 ROAD_CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
@@ -255,21 +256,6 @@ def open_outliers(config: OutlierConfig) -> OutlierSource:
 def _crop_to_box(rgba: np.ndarray) -> np.ndarray:
     rows, cols = np.flatnonzero(rgba[..., 3].any(1)), np.flatnonzero(rgba[..., 3].any(0))
     return np.ascontiguousarray(rgba[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1])
-
-
-def parallel(path: Path, root: Path, mask_root: Path, *, what: str = "mask") -> Path:
-    """The file below ``mask_root`` that bears an image's name and place below ``root``.
-
-    Raises:
-        FlowclasError: there is none, or the image does not lie below ``root``.
-    """
-    if not path.is_relative_to(root):
-        raise FlowclasError(f"image '{path}' lies not below '{root}': {what}s go with folders, not with splits")
-    base = mask_root / path.relative_to(root)
-    for suffix in (base.suffix, ".png", ".bmp", ".tif", ".tiff"):
-        if base.with_suffix(suffix).is_file():
-            return base.with_suffix(suffix)
-    raise FlowclasError(f"image '{path}' has no {what} '{base.with_suffix('.png')}'; {what}s bear their images' names")
 
 
 def _components(path: Path) -> tuple[np.ndarray, list[int]]:

@@ -19,8 +19,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.training.batches import StepBatches
 from flowclas_ros.training.config import OptimiserConfig, TrainerConfig
-from flowclas_ros.training.data import StepBatches
 
 CPU_INFO = Path("/proc/cpuinfo")
 

@@ -140,19 +140,18 @@ class Calibration:
         heat = -log10(share of normal pixels that score higher) / 6: every sixth is a further factor of ten rarer, so
         the tail, where anomalies live, takes most of the range. Anything above the highest normal score is 1.
         """
-        lowest, per_nat, table = self._heat_table
+        lowest, highest, per_nat, table = self._heat_table
         index = (score.astype(np.float32, copy=False) - np.float32(lowest)) * np.float32(per_nat)
         # uint16 keeps the look-up at a few ms for a 1080p frame, where interpolation takes 150.
         taken: npt.NDArray[np.float32] = table[np.clip(index, 0, _HEAT_BINS - 1).astype(np.uint16)]
-        end = lowest + (_HEAT_BINS - 1) / per_nat
-        if end < self.thresholds[-1]:
-            beyond = score > end
+        if highest < self.thresholds[-1]:
+            beyond = score > highest
             taken[beyond] = np.interp(score[beyond], self.thresholds, self._heat_knots)
         return taken
 
     @cached_property
-    def _heat_table(self) -> tuple[float, float, npt.NDArray[np.float32]]:
-        """Heat on a uniform grid of scores: (lowest score, bins per nat, (65536,) float32)."""
+    def _heat_table(self) -> tuple[float, float, float, npt.NDArray[np.float32]]:
+        """Heat on a uniform grid of scores: (lowest and highest score, bins per nat, (65536,) float32)."""
         lowest, highest = float(self.thresholds[0]), float(self.thresholds[-1])
         if self._usual_spread > 0:  # one score far from all others would take the bins away from these
             highest = min(highest, lowest + _HEAT_SPREADS * self._usual_spread)
@@ -162,7 +161,7 @@ class Calibration:
         table[0] = 0.0  # below everything seen
         if highest == self.thresholds[-1]:
             table[-1] = 1.0  # above it
-        return lowest, per_nat, table
+        return lowest, highest, per_nat, table
 
     @cached_property
     def _heat_knots(self) -> FloatArray:

@@ -154,8 +154,7 @@ class Interpreter:
         drift = self._drift.update(score, stamp, None if calibration is None else calibration.drift)
         if self._smoother is not None:
             # What was under the self mask is the robot's: it must not be left behind where the robot moves on.
-            hidden = self._hidden if self._hidden is not None and self._hidden.shape == score.shape else None
-            score = self._smoother.update(score, stamp, anew=hidden)
+            score = self._smoother.update(score, stamp, anew=self._hidden)
         self._hidden = ignore
         searched = self._searched(score.shape, ignore)
         count = score.size if searched is None else int(np.count_nonzero(searched))

@@ -38,7 +38,7 @@ class ScoreSmoother:
     def update(self, score: Score, stamp: int | None, anew: npt.NDArray[np.bool_] | None = None) -> Score:
         """The smoothed score (H,W) after `score` (H,W): a new array, or `score` itself.
 
-        stamp: ns, 0 for none. anew: pixels (H,W) whose past does not count.
+        stamp: ns, 0 for none. anew: pixels, of the last frame's size, whose past does not count.
         """
         self.notice = self._broken_off(score, stamp)
         if self.notice:

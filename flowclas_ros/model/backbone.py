@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.model.folding import folded
-from flowclas_ros.model.timm_model import create, is_plain_transformer, lacking
+from flowclas_ros.model.timm_model import create, first_line, is_plain_transformer, lacking
 
 
 @dataclass(frozen=True)
@@ -187,10 +187,9 @@ class FrozenBackbone(nn.Module):
         try:
             found = tuple(self.feature_map(torch.zeros(1, 3, side, side)).shape)
         except Exception as error:  # of as many types as there are models
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FlowclasError(
-                f"backbone '{self.config.name}' takes no image of {side}x{side} pixels ({reason}): choose a model that "
-                "takes images of any size"
+                f"backbone '{self.config.name}' takes no image of {side}x{side} pixels ({first_line(error)}): choose a "
+                "model that takes images of any size"
             ) from error
         if found != expected:
             raise FlowclasError(

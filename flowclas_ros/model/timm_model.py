@@ -28,6 +28,11 @@ def is_plain_transformer(name: str) -> bool:
     return entry.__module__.rsplit(".", 1)[-1] in ("vision_transformer", "eva", "deit")
 
 
+def first_line(error: Exception) -> str:
+    """What it says, or what it is where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class _MissingKeys(logging.Filter):
     """Reads from timm's log which tensors a file has lacked, as nothing else tells; the log itself stays quiet."""
 
@@ -85,7 +90,7 @@ def create(config: BackboneConfig, is_transformer: bool) -> tuple[nn.Module, lis
         return model, missing if "pretrained_cfg_overlay" in kwargs else []
     except Exception as error:  # timm and the hub raise many types; each means: this backbone is not to be had
         where = "timm's hub" if config.weights == "hub" else f"'{config.weights}'"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         if isinstance(error, IndexError) and config.layers:  # "list index out of range", in timm's words
             reason = f"it does not have all of the layers {list(config.layers)}"
         raise FlowclasError(

@@ -23,7 +23,7 @@ XYZIRC = np.dtype(
 )
 SINGLE_STRONGEST = 1  # of Autoware's return types; 0 is an invalid return, which some filters drop
 INTENSITY_STEP = 0.1  # nats per dimension for one step of the intensity
-_XYZS_FIELDS = [(name, 4 * index, PointField.FLOAT32) for index, name in enumerate(("x", "y", "z", "score"))]
+_XYZS_FIELDS = [(name, 4 * index, PointField.FLOAT32) for index, name in enumerate(XYZS.names or ())]
 _FIELDS = [  # name, offset in bytes, type: XYZIRC's
     ("x", 0, PointField.FLOAT32),
     ("y", 4, PointField.FLOAT32),

@@ -147,7 +147,8 @@ def play(options: argparse.Namespace, act: Act, console: Console) -> Outcome:
 
 def _camera_arguments(options: argparse.Namespace, act: Act) -> list[str]:
     stream = ["--source", str(act.source), "--rate", str(options.rate), "--seconds", str(options.seconds)]
-    topics = _topics() if act.judged else ["--topic", options.topic] if options.topic else []
+    chosen = ["--topic", options.topic] if options.topic else []
+    topics = _topics() if act.judged else chosen
     return [*stream, *topics, "--listeners", "2", "--ros-args", "-r", f"__ns:={NAMESPACE}"]
 
 

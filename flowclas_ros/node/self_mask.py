@@ -32,22 +32,31 @@ def mask_file(setting: str, camera: str) -> Path:
 
 
 @dataclass(frozen=True, eq=False)
-class _Received:
-    """A mask from the topic. bits: its pixels, eight in a byte: many are kept. problem: why it has none."""
+class _Kept:
+    """A mask, the file's or from the topic. bits: its pixels, eight in a byte: of live ones many are kept. problem: why
+    it has none.
+    """
 
-    stamp: int  # nanoseconds, 0 for none
-    arrived: float  # monotonic seconds
     size: tuple[int, int] = (0, 0)
     bits: npt.NDArray[np.uint8] | None = None
+    stamp: int = 0  # nanoseconds, 0 for none
+    arrived: float = 0.0  # monotonic seconds
     problem: str = ""
+
+    @classmethod
+    def of(cls, pixels: Mask, **when: Any) -> _Kept:
+        """Of pixels (h, w)."""
+        return cls((pixels.shape[0], pixels.shape[1]), np.packbits(pixels), **when)
 
     def seconds_from(self, stamp: int, received: float) -> float:
         """How far off a frame's it is, by the stamps where both have one, else by the times of receipt."""
         return abs(self.stamp - stamp) * 1e-9 if self.stamp and stamp else abs(self.arrived - received)
 
-    def pixels(self, bits: npt.NDArray[np.uint8]) -> Mask:
+    def pixels(self) -> Mask:
+        """(h, w) bool; of one that has some."""
+        assert self.bits is not None
         height, width = self.size
-        return np.unpackbits(bits, count=height * width).reshape(height, width).view(bool)
+        return np.unpackbits(self.bits, count=height * width).reshape(height, width).view(bool)
 
 
 class SelfMask:
@@ -56,10 +65,10 @@ class SelfMask:
     def __init__(self, pixels: Mask | None = None, live: bool = False):
         self._lock = threading.Lock()
         self._live = live
-        self._pixels = pixels  # (h, w), the file's
-        self._received: deque[_Received] = deque(maxlen=MOST_KEPT)
+        self._file = None if pixels is None else _Kept.of(pixels)
+        self._received: deque[_Kept] = deque(maxlen=MOST_KEPT)
         self._keep = 2.0  # seconds
-        self._fitted: tuple[object, Mask] | None = None  # of what, and to the size asked for last
+        self._fitted: tuple[_Kept, Mask] | None = None  # of what, and to the size asked for last
 
     @classmethod
     def from_setting(cls, setting: str, camera: str) -> SelfMask | None:
@@ -93,9 +102,10 @@ class SelfMask:
             check_layout(message, 1)
             size = (message.height, message.width)
             pixels = np.ndarray(size, np.uint8, message.data, strides=(message.step, 1)) != 0
-            received = _Received(stamp, now, size, np.packbits(pixels))
+            received = _Kept.of(pixels, stamp=stamp, arrived=now)
         except BrokenImageError as error:
-            received = _Received(stamp, now, problem=f"self mask is not readable, nothing is masked: {error}")
+            problem = f"self mask is not readable, nothing is masked: {error}"
+            received = _Kept(stamp=stamp, arrived=now, problem=problem)
         with self._lock:
             if self._received and self._received[-1].stamp - stamp > BACKWARD_TOLERANCE:
                 self._received.clear()  # time has stepped back: those are of another run
@@ -113,9 +123,8 @@ class SelfMask:
         remark says why, where there is none, where it is more than `stale_after` seconds off, and where its aspect
         ratio is another than the frame's. Of another size, it is resized.
         """
-        if not self._live:
-            assert self._pixels is not None  # the file's
-            return self._fit(self._pixels, self._pixels, shape)
+        if self._file is not None:
+            return self._fit(self._file, shape)
         with self._lock:
             self._keep = 2 * stale_after  # no search takes longer and counts
             newest_first = list(reversed(self._received))
@@ -124,23 +133,20 @@ class SelfMask:
         nearest = min(newest_first, key=lambda one: one.seconds_from(stamp, received))
         off = nearest.seconds_from(stamp, received)
         if off > stale_after:
-            return (
-                None,
-                f"self mask is {off:.1f} s off the frame (stale, or of another clock), nothing is masked",
-            )
+            return None, f"self mask is {off:.1f} s off the frame (stale, or of another clock), nothing is masked"
         if nearest.bits is None:
             return None, nearest.problem
-        return self._fit(nearest, nearest.pixels(nearest.bits), shape)
+        return self._fit(nearest, shape)
 
-    def _fit(self, of: object, pixels: Mask, shape: tuple[int, ...]) -> tuple[Mask | None, str]:
-        height, width = pixels.shape
+    def _fit(self, kept: _Kept, shape: tuple[int, ...]) -> tuple[Mask | None, str]:
+        height, width = kept.size
         if abs(width * shape[0] / (height * shape[1]) - 1) > ASPECT_TOLERANCE:
             return None, (
                 f"self mask of {width}x{height} pixels and image of {shape[1]}x{shape[0]} differ in aspect, "
                 "nothing is masked"
             )
-        if self._fitted is None or self._fitted[0] is not of or self._fitted[1].shape != tuple(shape[:2]):
-            self._fitted = (of, _resized(pixels, shape))
+        if self._fitted is None or self._fitted[0] is not kept or self._fitted[1].shape != tuple(shape[:2]):
+            self._fitted = (kept, _resized(kept.pixels(), shape))
         return self._fitted[1], ""
 
 

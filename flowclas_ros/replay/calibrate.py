@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import itertools
 import sys
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +116,7 @@ def _filled(scenes: Iterator[Iterator[Frame]]) -> Iterator[Iterator[Frame]]:
     for frames in scenes:
         first = next(frames, None)
         if first is not None:
-            yield itertools.chain([first], frames)
+            yield chain([first], frames)
 
 
 class Seen:

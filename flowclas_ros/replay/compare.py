@@ -33,6 +33,7 @@ _LOWER = (
     "latency_p50_ms",
     "latency_p99_ms",
 )
+OTHER_TRUTH = "the runs were judged by other masks: the figures that need them say nothing together"
 _TIMING_NOISE = 0.05  # relative: below it, two latencies are the same
 _SCORE_NOISE = 1e-4  # and two other figures: by the number of threads alone, a model's scores differ in the last digits
 
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in pairs:
         first, second = load_run(arguments.first / name), load_run(arguments.second / name)
         comparison = compare_frames(first, second)
+        if other_truth(comparison):
+            comparison.notes.append(OTHER_TRUTH)
         figures, requirements = figure_rows(comparison), requirement_rows(comparison)
         _tell(comparison, figures, requirements)
         regressed |= any(word == "worse" for *_, word in requirements)
@@ -65,6 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     return int(regressed)
 
 
+def other_truth(comparison: Comparison) -> bool:
+    """Whether the two runs were judged by different masks."""
+    first, second = (run.metrics["settings"] for run in comparison.runs)
+    return any(first.get(name) != second.get(name) for name in ("masks_sha256", "mask_topic"))
+
+
 def figure_rows(comparison: Comparison) -> list[tuple[str, Any, Any, str]]:
     """(figure, of the first, of the second, "better", "worse", "same" or "" where more says nothing) of the runs."""
     first, second = (run.metrics["figures"] for run in comparison.runs)
@@ -72,7 +81,7 @@ def figure_rows(comparison: Comparison) -> list[tuple[str, Any, Any, str]]:
     for name in (*_HIGHER, *_LOWER, *(name for name in first if name not in _HIGHER + _LOWER)):
         a, b = first.get(name), second.get(name)
         if a is not None or b is not None:
-            comparable = not (comparison.other_truth and name in WITH_MASKS)
+            comparable = not (other_truth(comparison) and name in WITH_MASKS)
             rows.append((name, a, b, _word(name, a, b) if comparable else ""))
     return rows
 
@@ -84,7 +93,7 @@ def requirement_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     return [
         (name, words[first[name]], words[second[name]], "same" if first[name] == second[name] else verdict)
         for name in first
-        if name in second and not (comparison.other_truth and name.startswith(WITH_MASKS))
+        if name in second and not (other_truth(comparison) and name.startswith(WITH_MASKS))
         for verdict in ("better" if second[name] else "worse",)
     ]
 

@@ -102,13 +102,6 @@ class Comparison:
     hazards: tuple[dict[int, Hazard], dict[int, Hazard]] = field(default_factory=lambda: ({}, {}))
     pictures: list[tuple[FramePair, list[npt.NDArray[np.uint8]]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def other_truth(self) -> bool:
-        """Whether the two were judged by different masks."""
-        first, second = (run.metrics["settings"] for run in self.runs)
-        return any(first.get(name) != second.get(name) for name in ("masks_sha256", "mask_topic"))
-
     columns = (
         *("index", "stamp_ns"),
         *(f"{name}_{run}" for name in ("level", "peak", "share", "hazards", "latency_ms", "alone") for run in "ab"),
@@ -140,8 +133,6 @@ def compare_frames(first: Run, second: Run) -> Comparison:
     if not frames:
         raise FlowclasError(f"runs {first.folder} and {second.folder} have no searched frame in common")
     comparison = Comparison((first, second), [])
-    if comparison.other_truth:
-        comparison.notes.append("the runs were judged by other masks: the figures that need them say nothing together")
     apart = len(first.rows) + len(second.rows) - 2 * len(frames)
     if apart:
         comparison.notes.append(f"{apart} frame(s) were searched in one run alone")
