@@ -34,7 +34,7 @@ def diagnostics(name: str, level: Level, text: str, status: Status, detector: De
         health = (WARN, remarks)
     else:
         health = (OK, "frames are searched in time")
-    hazard = (_HAZARD_LEVELS[level], "unknown: the view is not searched" if blind else text)
+    hazard = (_HAZARD_LEVELS[level], f"unknown: {text}" if blind else text)
     values = _values(detector, status.counts, status.scene, make)
     return [
         _status(f"{name}: health", *health, make, detector.device, values),
