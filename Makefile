@@ -9,6 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PIP := PYTHONWARNINGS="ignore:Editable installation" $(RUN) -m pip install --disable-pip-version-check
 
 # ROS 2 comes from the distribution that is sourced, seen through the system's site-packages, or else from PyPI.
 ifdef ROS_DISTRO
@@ -48,6 +49,7 @@ types: messages
 messages: $(VENV)/installed
 	@$(RUN) tools/build_messages.py
 
+# The pip that comes with Python 3.10 and Ubuntu 22.04 tries CUDA's wheels one by one without end: a newer one first.
 # pip's standard output is cut down to what takes time and which requirements conflict, its standard error to what is
 # wrong: pip warns of every package that one of several indexes does not have. pipefail hands on its exit status.
 $(VENV)/installed: setup.py pyproject.toml | same-python same-ros
@@ -58,7 +60,7 @@ $(VENV)/installed: setup.py pyproject.toml | same-python same-ros
 	@echo "Setting up $(VENV) (once; one to five minutes, most of it PyTorch) ..."
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(RUN) -m ensurepip >/dev/null  # the last time broke off between the two
-	@{ $(RUN) -m pip install --disable-pip-version-check --progress-bar off --editable $(REQUIREMENTS) \
+	@{ { $(PIP) --quiet "pip>=25" && $(PIP) --progress-bar off --editable $(REQUIREMENTS); } \
 	    2>&1 >&3 | sed -u -E '/^ *WARNING: /d' >&2; } 3>&1 | \
 	  sed -u -n -E 's/^ *(Downloading .*MB\))/  \1/p; s/^(Installing collected packages):.*/  \1 .../p; /^The conflict is/,$$p'
 	@echo "$(or $(ROS_DISTRO),PyPI)" >$(VENV)/ros

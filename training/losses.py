@@ -40,8 +40,8 @@ class LossConfig:
             (``fusion.near_outliers``), where the features see it and most false alarms lie; 0: drawn anywhere.
         auxiliary: add the pixels of the auxiliary outlier images x_out to the contrast set.
         cells: number of inlier cells of a batch that the flow sees, drawn at random, with at most a quarter as many
-            outlier cells; null: all. Trains several times as fast, since neighbouring cells tell much the same. Only
-            for flows that look at one cell at a time.
+            outlier cells; null: all. Makes the flow's part of a step cheaper at little loss, since neighbouring cells
+            tell much the same. Only for flows that look at one cell at a time.
         outlier_weight: weight of a term that lowers the outliers' likelihood directly: an outlier pixel costs as much
             as its NLL falls short of ``outlier_margin`` above the inliers' mean; 0: no such term.
         outlier_margin: bound of that term, in nats per dimension. Without it, the flow would push outliers ever

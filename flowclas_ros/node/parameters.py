@@ -148,7 +148,7 @@ class Settings:
     )
     qos: str = _parameter(
         "sensor_data",
-        "QoS of the image subscription: sensor_data (best effort, matches every camera) or reliable.",
+        "QoS of the camera's subscriptions: sensor_data (best effort, matches every camera) or reliable.",
         choices=("sensor_data", "reliable"),
     )
     qos_depth: int = _parameter(

@@ -2,8 +2,8 @@
 
 Subscribes to the detector's `state`, calls Servo's pause service (std_srvs/SetBool, Jazzy and newer), and calls it
 again while it is paused, since a Servo that was restarted comes up running. It never resumes by itself: `~/resume`
-(std_srvs/Trigger) does, and only while the view is searched and free. A supervisor, not a safety function: a robot that
-shares its space with people needs a certified one as well.
+(std_srvs/Trigger) does, and only while the level is below `pause_from`. A supervisor, not a safety function: a robot
+that shares its space with people needs a certified one as well.
 """
 
 from __future__ import annotations

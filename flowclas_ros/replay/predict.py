@@ -18,7 +18,7 @@ from flowclas_ros.replay.frames import Frame, count_frames, is_bag, iter_frames
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options, beside those that name the checkpoint and the device."""
-    parser.add_argument("--input", required=True, type=Path, help="image, folder of images, video or rosbag2")
+    parser.add_argument("--input", required=True, type=Path, help="image, folder of images, video or rosbag")
     parser.add_argument("--output", required=True, type=Path, help="folder for the results; created if missing")
     parser.add_argument("--topic", help="image topic, if a bag has several")
     parser.add_argument(
