@@ -49,7 +49,7 @@ types: messages
 messages: $(VENV)/installed
 	@$(RUN) tools/build_messages.py
 
-# The pip that comes with Python 3.10 and Ubuntu 22.04 tries CUDA's wheels one by one without end: a newer one first.
+# pip 23.0, which comes with Python 3.10, weighs CUDA's wheels against these extras without end: a newer one first.
 # pip's standard output is cut down to what takes time and which requirements conflict, its standard error to what is
 # wrong: pip warns of every package that one of several indexes does not have. pipefail hands on its exit status.
 $(VENV)/installed: setup.py pyproject.toml | same-python same-ros
