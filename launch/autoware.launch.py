@@ -27,8 +27,9 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "namespace", default_value="perception/flowclas", description="Namespace of detector and points."
             ),
-            OpaqueFunction(function=converters),
+            # first: what it refuses would end the launch before it knows of a process it has just begun, and leave that
             IncludeLaunchDescription(PythonLaunchDescriptionSource(detect)),
+            OpaqueFunction(function=converters),
         ]
     )
 

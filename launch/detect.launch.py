@@ -1,28 +1,18 @@
 """The detector behind a camera: `ros2 launch flowclas_ros detect.launch.py image_topic:=... checkpoint:=...`.
 
-Arguments that are left empty leave the value of the parameter file as it is. The launch file drives the lifecycle:
-it configures the node once its process runs, and activates it once that succeeded. With `cameras` the topics hold
+Arguments that are left empty leave the value of the parameter file as it is. The node configures and activates itself,
+since who drives it from here waits on after it has died, and so would the launch. With `cameras` the topics hold
 `{camera}` in the place of each one's name; multi_camera.launch.py has such defaults.
 """
 
 import os
 
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.substitutions import FindPackageShare
-from lifecycle_msgs.msg import Transition
 
+from flowclas_ros.node import parameters
 from flowclas_ros.node.environment import settings_for_large_images
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
@@ -63,8 +53,10 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node with the arguments that were given, the events that drive it, and RViz if asked for."""
+    """The node with the arguments that were given, and RViz if asked for."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    if not os.path.isfile(given["params_file"]):  # launch_ros would warn, and start the node on its defaults
+        raise RuntimeError(f"params_file:={given['params_file']} is not a file")
     cameras = [name for name in given["cameras"].replace(",", " ").split() if name]
     overrides: dict[str, object] = {name: given[name] for name in ("checkpoint", "device", "transport") if given[name]}
     if cameras:
@@ -72,7 +64,10 @@ def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given["depth_topic"]:
         overrides["depth"] = True
     overrides["use_sim_time"] = is_true("use_sim_time", given["use_sim_time"])
-    overrides["autostart"] = False  # one driver of the lifecycle is enough, and it is this file
+    overrides["autostart"] = is_true("autostart", given["autostart"])
+    reason = parameters.contradiction(parameters.changed(parameters.Settings(), overrides))
+    if reason:  # before anything runs: the node would end, and what was started beside it go on
+        raise RuntimeError(reason)
     node = LifecycleNode(
         package="flowclas_ros",
         executable="detector",
@@ -84,7 +79,7 @@ def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         arguments=["--ros-args", "--log-level", given["log_level"]],
     )
     extras = [viewer(given, cameras)] if is_true("rviz", given["rviz"]) else []
-    return [*extras, *driven(node, is_true("autostart", given["autostart"]))]
+    return [*extras, node]
 
 
 def remappings(given: dict[str, str], cameras: list[str]) -> list[tuple[str, str]]:
@@ -123,28 +118,6 @@ def viewer(given: dict[str, str], cameras: list[str]) -> Node:
         parameters=[{"use_sim_time": is_true("use_sim_time", given["use_sim_time"])}],
         remappings=topics,
     )
-
-
-def driven(node: LifecycleNode, autostart: bool) -> list[LaunchDescriptionEntity]:
-    """The node, with the events that configure and activate it at the start."""
-    if not autostart:
-        return [node]
-    configure = EmitEvent(
-        event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_CONFIGURE)
-    )
-    activate = EmitEvent(
-        event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=Transition.TRANSITION_ACTIVATE)
-    )
-    return [
-        # from configuring alone: a node that someone deactivated stays so
-        RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=node, start_state="configuring", goal_state="inactive", entities=[activate]
-            )
-        ),
-        RegisterEventHandler(OnProcessStart(target_action=node, on_start=[configure])),
-        node,
-    ]
 
 
 def is_true(name: str, value: str) -> bool:

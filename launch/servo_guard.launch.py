@@ -28,6 +28,8 @@ def generate_launch_description() -> LaunchDescription:
                 "pause_service", default_value="/servo_node/pause_servo", description="Servo's pause service."
             ),
             OpaqueFunction(function=refuse_cameras),
+            # first: what it refuses would end the launch before it knows of a process it has just begun, and leave that
+            IncludeLaunchDescription(PythonLaunchDescriptionSource(detect)),
             Node(
                 package="flowclas_ros",
                 executable="servo_guard",
@@ -37,7 +39,6 @@ def generate_launch_description() -> LaunchDescription:
                 parameters=[{"pause_service": LaunchConfiguration("pause_service")}],
                 remappings=[("state", "detector/state")],
             ),
-            IncludeLaunchDescription(PythonLaunchDescriptionSource(detect)),
         ]
     )
 

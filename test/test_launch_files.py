@@ -265,4 +265,4 @@ def test_replay_refuses_a_bag_that_is_not_there(tmp_path):
     with pytest.raises(RuntimeError, match="none does not exist"):
         module.player(context)
     context.launch_configurations["bag"] = str(tmp_path)
-    assert len(module.player(context)) == 5 and not math.isnan(float(values["rate"]))
+    assert len(module.player(context)) == 7 and not math.isnan(float(values["rate"]))

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -162,3 +163,18 @@ def test_message_build_steps_aside_for_a_sourced_distribution() -> None:
     )
     assert run.returncode == 0
     assert "jazzy is sourced: run `colcon build`" in run.stdout
+
+
+@pytest.mark.parametrize("name", ["autoware_points", "camera_sim", "detector", "servo_guard"])
+def test_ctrl_c_amid_a_nodes_imports_ends_it_without_a_traceback(name: str, tmp_path: Path) -> None:
+    package = tmp_path / "flowclas_ros"
+    package.mkdir()
+    (package / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ended = subprocess.run(
+        [sys.executable, ROOT / "scripts" / name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")

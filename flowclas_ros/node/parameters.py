@@ -168,7 +168,7 @@ class Settings:
         live=True,
     )
     autostart: bool = _parameter(
-        False, "Configure and activate at start, for a node run without a launch file (which drives it otherwise)."
+        False, "Configure and activate at start. False, the default without a launch file, leaves that to a manager."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -26,6 +28,8 @@ def run(
     Returns the exit status: 2 with one line on stderr for what the user can act on, a parameter for instance.
     """
     keep_freed_memory()
+    # Python's last look through what torch holds takes a second of a core: on a busy robot the launch loses patience
+    atexit.register(gc.freeze)
     node = None
     try:
         try:
