@@ -105,15 +105,15 @@ def _box(picture: RGB, region: Region, thickness: int) -> None:
                 corner = (corner_x, corner_y)
                 cv2.line(picture, corner, (corner_x + inward_x, corner_y), colour, weight)
                 cv2.line(picture, corner, (corner_x, corner_y + inward_y), colour, weight)
-    _tag(picture, f"{region.peak:.2f}", left, top, right, bottom)
+    _tag(picture, f"{region.peak:.2f}", left, top, bottom)
 
 
-def _tag(picture: RGB, text: str, left: int, top: int, right: int, bottom: int) -> None:
+def _tag(picture: RGB, text: str, left: int, top: int, bottom: int) -> None:
     """A dark label above the box, or below it where there is no room above."""
     scale = max(0.35, min(picture.shape[:2]) / 1200)
     (width, height), below = cv2.getTextSize(text, _FONT, scale, 1)
     tall = height + below + 3
-    x = min(max(left, 0), max(picture.shape[1] - width - 6, 0))
+    x = min(left, max(picture.shape[1] - width - 6, 0))
     y = top - tall - 1 if top > tall else min(bottom + 1, picture.shape[0] - tall)
     cv2.rectangle(picture, (x, y), (x + width + 5, y + tall - 1), _PAPER, cv2.FILLED)
     _write(picture, text, (x + 3, y + height + 2), scale, OUTLINE)

@@ -130,9 +130,7 @@ class Permutation(nn.Module):
 class FlowStep(nn.Module):
     """ActNorm, permutation, affine coupling; the coupling's subnets on a grid coarser by ``factor``."""
 
-    def __init__(
-        self, channels: int, config: FlowConfig, index: int, generator: torch.Generator, factor: int = 1
-    ) -> None:
+    def __init__(self, channels: int, config: FlowConfig, index: int, generator: torch.Generator, factor: int) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
         self.permutation = Permutation(channels, generator)
