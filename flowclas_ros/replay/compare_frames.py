@@ -137,13 +137,14 @@ def compare_frames(first: Run, second: Run) -> Comparison:
     if apart:
         comparison.notes.append(f"{apart} frame(s) were searched in one run alone")
     missing = [str(run.annotated) for run in comparison.runs if not run.annotated.is_file()]
+    times: dict[int, int] = {}
     if missing:
         comparison.notes.append(f"{' and '.join(missing)} is missing: pixels, hazards and pictures are not compared")
     else:
         times = _compare_annotated(comparison, frames)
-        comparison.frames = sorted(frames.values(), key=lambda frame: frame.index)
-        comparison.pictures = _pictures(comparison, times)
     comparison.frames = sorted(frames.values(), key=lambda frame: frame.index)
+    if times:
+        comparison.pictures = _pictures(comparison, times)
     return comparison
 
 
@@ -268,7 +269,7 @@ def _overlap(a: Box, b: Box) -> float:
 def _pictures(comparison: Comparison, times: dict[int, int]) -> list[tuple[FramePair, list[npt.NDArray[np.uint8]]]]:
     """Overlays of the frames that differ most, not too near to each other in time."""
     compared = [frame for frame in comparison.frames if frame.index in times]
-    apart = min(_APART * 1e9, (max(times.values(), default=0) - min(times.values(), default=0)) / (2 * SHOWN))
+    apart = min(_APART * 1e9, (max(times.values()) - min(times.values())) / (2 * SHOWN))
     chosen: list[FramePair] = []
     for frame in sorted(compared, key=lambda frame: frame.difference, reverse=True):
         near = any(abs(times[frame.index] - times[other.index]) < apart for other in chosen)
