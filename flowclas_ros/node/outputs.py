@@ -48,14 +48,13 @@ class Outputs:
 
     def __init__(self, node: Any, camera: str, depth: bool, heard: Heard):
         self._node = node
-        events = publisher_events(heard)
         prefix = f"~/{camera}/" if camera else "~/"
         self._publishers = {
             name: node.create_lifecycle_publisher(
                 kind,
                 prefix + name,
                 overridden(node, output_qos(DEPTHS.get(name, 1)), node.resolve_topic_name(prefix + name), "publisher"),
-                event_callbacks=events(node.resolve_topic_name(prefix + name)),
+                event_callbacks=publisher_events(heard, node.resolve_topic_name(prefix + name)),
             )
             for name, kind in {**TOPICS, **(DEPTH_TOPICS if depth else {})}.items()
         }
