@@ -33,6 +33,7 @@ from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.detection.drift import DriftMonitor, DriftReference, sample
 from flowclas_ros.detection.images import write_bytes
 from flowclas_ros.detection.scorer import Scorer
+from flowclas_ros.plots import png
 from flowclas_ros.training.corruptions import CORRUPTIONS
 
 RATES = (1e-2, 1e-3)
@@ -234,8 +235,6 @@ def _statistic(frames: list[np.ndarray], reference: DriftReference) -> float:
 
 def _plot(checks: dict[str, list[dict[str, Any]]]) -> bytes:
     """Observed rates of the splits over the asked ones, with what is promised."""
-    import io
-
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
@@ -269,9 +268,7 @@ def _plot(checks: dict[str, list[dict[str, Any]]]) -> bytes:
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("observed on scenes never seen")
     figure.axes[0].legend(frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
+    return png(figure)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 
 import record
 
+from flowclas_ros.node.conversion import header_ns
 from flowclas_ros.node.environment import settings_for_large_images, settings_for_this_machine_alone
 
 sys.path.insert(0, str(record.ROOT / "test"))  # the detector as a process and a peer for it are the tests' own
@@ -147,14 +148,9 @@ def noting(seen: dict[int, float]) -> Callable[[Any], None]:
     """A callback that keeps when each stamp arrived."""
 
     def note(message: Any) -> None:
-        seen[nanoseconds(message.header.stamp)] = time.perf_counter()
+        seen[header_ns(message)] = time.perf_counter()
 
     return note
-
-
-def nanoseconds(stamp: Any) -> int:
-    """A stamp as an integer."""
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def rounds(peer: Any, ways: dict[str, tuple], size: tuple[int, int], frames: int) -> dict[str, Any]:
@@ -170,7 +166,7 @@ def rounds(peer: Any, ways: dict[str, tuple], size: tuple[int, int], frames: int
         for name, (publisher, seen) in ways.items():
             seen.clear()
             message.header.stamp = peer.now()
-            stamp = nanoseconds(message.header.stamp)
+            stamp = header_ns(message)
             sent = time.perf_counter()
             publisher.publish(message)
             peer.until(lambda seen=seen, stamp=stamp: stamp in seen, name, PATIENCE)
@@ -193,7 +189,7 @@ def rounds(peer: Any, ways: dict[str, tuple], size: tuple[int, int], frames: int
 
 def state_of(peer: Any, stamp: int) -> Any:
     """The state of the frame with that stamp, if it has come."""
-    return next((state for state in peer.got["state"] if nanoseconds(state.header.stamp) == stamp), None)
+    return next((state for state in peer.got["state"] if header_ns(state) == stamp), None)
 
 
 def summary(seconds: list[float]) -> dict[str, float]:

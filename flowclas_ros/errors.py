@@ -10,3 +10,9 @@ class FlowclasError(Exception):
 
 class DeviceMemoryError(FlowclasError):
     """The device had no room for what was asked of it; less may fit."""
+
+
+def require(holds: bool, key: str, value: object, rule: str) -> None:
+    """Raise FlowclasError, which names the option, its value and the rule, unless it holds."""
+    if not holds:
+        raise FlowclasError(f"{key} is {value}; it must be {rule}")

@@ -14,7 +14,8 @@ from flowclas_ros.detection.geometry import Location
 from flowclas_ros.detection.regions import Region
 from flowclas_ros.detection.tracking import TrackedHazard
 from flowclas_ros.node.autoware_points import XYZIRC, other_layout, to_xyzirc
-from flowclas_ros.node.hazard_messages import hazard_cloud
+from flowclas_ros.node.messages import hazard_cloud
+from flowclas_ros.node.ros_messages import make
 
 FLOAT32, UINT8, UINT16 = 7, 2, 4
 
@@ -22,7 +23,7 @@ FLOAT32, UINT8, UINT16 = 7, 2, 4
 def cloud_of(points):
     location = Location((0, 0, 1), (1, 1, 0), 1.0, np.asarray(points, np.float32))
     hazard = TrackedHazard(1, Region((0, 0, 1, 1), 1, (0.0, 0.0), 1.0, 1.0), location, 1, 0, 0)
-    return hazard_cloud(Header(frame_id="camera"), [hazard])
+    return hazard_cloud(Header(frame_id="camera"), [hazard], "", make)
 
 
 def test_points_keep_their_place_and_the_score_becomes_the_intensity():
@@ -46,14 +47,14 @@ def test_points_keep_their_place_and_the_score_becomes_the_intensity():
 
 
 def test_an_empty_cloud_stays_an_empty_cloud_with_fields():
-    converted = to_xyzirc(hazard_cloud(Header(), []))
+    converted = to_xyzirc(hazard_cloud(Header(), [], "", make))
     assert (converted.width, len(converted.data), len(converted.fields)) == (0, 0, 6)
 
 
 @pytest.mark.parametrize("change", [{"point_step": 32}, {"is_bigendian": True}, {"fields": []}, {"fields": 3}])
 def test_a_cloud_of_another_layout_is_told_and_not_converted(change):
     cloud = cloud_of([[1, 2, 3, 2.5]])
-    assert other_layout(cloud) == "" == other_layout(hazard_cloud(Header(), []))
+    assert other_layout(cloud) == "" == other_layout(hazard_cloud(Header(), [], "", make))
     for name, value in change.items():
         setattr(cloud, name, cloud.fields[:value] if value == 3 else value)
     assert "are not the detector's x, y, z, score: check remappings" in other_layout(cloud)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,14 +23,17 @@ from flowclas_ros.detection.regions import Region
 from flowclas_ros.detection.tracking import HazardTracker
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import HazardArray
-from flowclas_ros.node.depth_image import intrinsics
-from flowclas_ros.node.hazard_messages import (
-    hazard_array,
-    hazard_cloud,
-    hazard_markers,
-    rescaled_camera_info,
-)
+from flowclas_ros.node import messages
+from flowclas_ros.node.depth_image import intrinsics, rescaled_camera_info
 from flowclas_ros.node.messages import nearest_range
+from flowclas_ros.node.ros_messages import make
+
+hazard_array = partial(messages.hazard_array, make=make)
+hazard_markers = partial(messages.hazard_markers, make=make)
+
+
+def hazard_cloud(header, hazards, depth_reason=""):
+    return messages.hazard_cloud(header, hazards, depth_reason, make)
 
 
 def through_the_wire(message, kind):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import FlowclasError, require
 from flowclas_ros.model.config import FlowCLASConfig
-from flowclas_ros.training.data_config import DataConfig, require
+from flowclas_ros.training.data_config import DataConfig
 from flowclas_ros.training.losses import LossConfig
 from flowclas_ros.training.pseudo_outliers import PasteConfig
 

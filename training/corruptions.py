@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.images import through_jpeg
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import FlowclasError, require
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _GAMMA = 2.2  # of the camera's encoding, near enough to sRGB's
@@ -66,8 +66,7 @@ class CorruptionConfig:
     severities: tuple[int, ...] = (1, 2, 3)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise FlowclasError(f"data.corruptions.probability is {self.probability}; it must be from 0 to 1")
+        require(0 <= self.probability <= 1, "data.corruptions.probability", self.probability, "from 0 to 1")
         if not self.severities:
             raise FlowclasError("data.corruptions.severities is empty; name at least one of 1 to 5")
         check_corruptions(self.names, self.severities)

@@ -25,6 +25,7 @@ from flowclas_ros.training.corruptions import maybe_corrupt
 from flowclas_ros.training.data_config import DataConfig
 from flowclas_ros.training.exposed import ExposedDataset, to_tensor
 from flowclas_ros.training.labels import label_path, read_class_map
+from flowclas_ros.training.layouts import part_of_name
 from flowclas_ros.training.outlier_split import NoOutliers, draw_share, hold_out
 from flowclas_ros.training.outliers import OutlierSource, open_outliers
 from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, OUTLIER, PasteConfig, draw_count, paste, recompress
@@ -111,9 +112,11 @@ def list_frames(folders: Sequence[str], config: DataConfig, labels: Sequence[str
     """
     sequences: dict[str, list[Path]] = defaultdict(list)
     classes: dict[Path, Path] = {}
+    pattern = config.sequence_regex
     for folder, label_folder in zip_longest(folders, labels):
         for path in inlier_images(folder):
-            sequences[f"{path.parent}/{_sequence(path, config.sequence_regex)}"].append(path)
+            sequence = part_of_name(path, pattern, "data.sequence_regex") if pattern is not None else ""
+            sequences[f"{path.parent}/{sequence}"].append(path)
             if label_folder is not None:
                 classes[path] = label_path(path, Path(folder), Path(label_folder), config.labels)
     frames = []
@@ -130,18 +133,6 @@ def _in_time(path: Path) -> tuple[list[str | int], str]:
     """Sorts frame_2 before frame_10, with zeros in front or without."""
     parts = re.split("([0-9]+)", path.name)
     return [int(part) if part.isdecimal() else part for part in parts], path.name
-
-
-def _sequence(path: Path, pattern: str | None) -> str:
-    if pattern is None:
-        return ""
-    try:
-        found = re.search(pattern, path.name)
-    except re.error as error:
-        raise FlowclasError(f"data.sequence_regex '{pattern}' is no regular expression: {error}") from error
-    if not found:
-        raise FlowclasError(f"data.sequence_regex '{pattern}' does not match the file name '{path.name}'")
-    return found.group(1) if found.groups() else found.group(0)
 
 
 def hold_out_scenes(frames: Sequence[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:

@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import FlowclasError, require
 from flowclas_ros.training.corruptions import CorruptionConfig
-
-
-def require(holds: bool, key: str, value: object, rule: str) -> None:
-    """Raise FlowclasError, which names the option, its value and the rule, unless it holds."""
-    if not holds:
-        raise FlowclasError(f"{key} is {value}; it must be {rule}")
 
 
 @dataclass(frozen=True)

@@ -236,11 +236,11 @@ class Distillation(L.LightningModule):
         self.losses.append({"total": total, "imitation": imitation, "outliers": outliers})
         self.validated_at = self.trainer.global_step
 
-    def batches(self, start: int = 0) -> StepBatches:
+    def batches(self) -> StepBatches:
         """The run's batches."""
         config = self.config
         epochs = config.trainer.max_epochs
-        return StepBatches(len(self.data.train), config.data.batch_size, epochs=epochs, seed=config.seed, start=start)
+        return StepBatches(len(self.data.train), config.data.batch_size, epochs=epochs, seed=config.seed)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import FlowclasError, require
 from flowclas_ros.model.backbone import BackboneConfig
 from flowclas_ros.training.config import OptimiserConfig, TrainerConfig
 from flowclas_ros.training.data_config import DataConfig
@@ -57,7 +57,6 @@ class DistillConfig:
             )
         if not self.output.endswith(".safetensors"):
             raise FlowclasError(f"output is '{self.output}'; it must end in .safetensors")
-        if not 0 <= self.seed < 2**31:
-            raise FlowclasError(f"seed is {self.seed}; it must be from 0 to 2^31 - 1")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2^31 - 1")
         if self.trainer.devices > 1 or self.trainer.nodes > 1:
             raise FlowclasError("trainer.devices and trainer.nodes must be 1: a distillation runs on one device")

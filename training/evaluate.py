@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         unlabelled = unlabelled_pairs(benchmark, arguments.root, pairs) if arguments.export else []
         with progress_bar("evaluate", len(pairs) + len(unlabelled), "images") as advance:
             for pair in [*pairs, *unlabelled]:
-                image, mask, score = _score_pair(pair, scorer)
+                image = pair.read_image()
+                mask, score = pair.read_mask(image), scorer.score_batch([image])[0][0]
                 export.add(pair, score)
                 if pair.mask is not None or pair.all_normal:
                     own = figures.update(pair, score, mask)
@@ -109,22 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
         result["corruptions"] = evaluate_corruptions(
             corruptions, severity, pairs, scorer, figures.pixels.compute(), arguments.json
         )
-    write_png(sheet_path(arguments.json), sheet.draw(result))
-    write_bytes(curves_path(arguments.json), curves_png(figures.pixels.curves(), result))
+    stem = arguments.json.with_name(arguments.json.stem)
+    write_png(f"{stem}_sheet.png", sheet.draw(result))
+    write_bytes(f"{stem}_curves.png", curves_png(figures.pixels.curves(), result))
     result = {"track": scorer.header["track"], **result}
     write_json(arguments.json, {**result, "provenance": _provenance(arguments, scorer, streaming), "per_image": rows})
     _say(result, arguments)
     return 0
-
-
-def sheet_path(json_path: Path) -> Path:
-    """Where the contact sheet of `--json F` goes: beside it, `<stem>_sheet.png`."""
-    return json_path.with_name(f"{json_path.stem}_sheet.png")
-
-
-def curves_path(json_path: Path) -> Path:
-    """Where the plot of `--json F` goes: beside it, `<stem>_curves.png`."""
-    return json_path.with_name(f"{json_path.stem}_curves.png")
 
 
 def _open(arguments: argparse.Namespace) -> tuple[Benchmark, list[Pair]]:
@@ -149,15 +141,6 @@ def _check_classes(pairs: list[Pair]) -> None:
         if normal and anomaly:
             return
     require_both_classes(normal, anomaly, len(pairs))
-
-
-def _score_pair(
-    pair: Pair, scorer: Scorer
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    image = pair.read_image()
-    mask = pair.read_mask(image)
-    scores, _ = scorer.score_batch([image])
-    return image, mask, scores[0]
 
 
 def _row(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from flowclas_ros.detection.images import write_bytes, write_png
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.detection.scorer import Scorer
 from flowclas_ros.errors import FlowclasError
+from flowclas_ros.plots import png
 from flowclas_ros.progress import progress_bar
 from flowclas_ros.training.benchmarks import Pair
 from flowclas_ros.training.corruptions import CORRUPTIONS, check_corruptions, corrupt
@@ -153,6 +153,4 @@ def _plot(table: dict[str, dict[str, float]], clear: float, adverse: float, seve
     axis.set(xlabel="AUPRC", xlim=(0, max(1.0, 1.25 * clear)), title=f"Corruptions at severity {severity}")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
+    return png(figure)

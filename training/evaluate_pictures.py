@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from flowclas_ros.detection.calibration import Calibration
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
+from flowclas_ros.plots import axes, png
 
 _SHEET_FRAMES = 4  # best and as many worst
 _TILE_WIDTH = 300
@@ -24,14 +24,7 @@ def curves_png(curves: Mapping[str, Sequence[float]], figures: Mapping[str, Any]
 
     Marks the best F1 where `figures` has it.
     """
-    from matplotlib.figure import Figure
-
-    # A figure of its own, so that pyplot's global state and any display are left alone.
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+    figure, (left, right) = axes(1, 2, 3.8)
     recall, precision = np.array(curves["recall"]), np.array(curves["precision"])
     left.plot(recall, precision, color=_LINE)
     left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"AUPRC {figures['auprc']:.3f}")
@@ -42,9 +35,7 @@ def curves_png(curves: Mapping[str, Sequence[float]], figures: Mapping[str, Any]
     right.plot([0, *curves["false_positive_rate"], 1], [0, *curves["recall"], 1], color=_LINE)
     right.set(xlabel="false-positive rate", ylabel="recall", xlim=(0, 1), ylim=(0, 1.02))
     right.set_title(f"AUROC {figures['auroc']:.3f}, FPR95 {figures['fpr95']:.3f}")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
+    return png(figure)
 
 
 class Sheet:

@@ -259,7 +259,7 @@ def _trainer(output: Path, module: FitModule, state: RunState, device: torch.dev
         val_check_interval=state.val_steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # module.StepBatches deals the frames out
+        use_distributed_sampler=False,  # StepBatches deals the frames out
         gradient_clip_val=config.optimiser.clip or None,
         log_every_n_steps=config.trainer.log_every,
         logger=TensorBoardLogger(output, name="tensorboard", version=""),

@@ -105,6 +105,21 @@ def parallel(path: Path, root: Path, mask_root: Path, *, what: str = "mask") -> 
     raise FlowclasError(f"image '{path}' has no {what} '{base.with_suffix('.png')}'; {what}s bear their images' names")
 
 
+def part_of_name(path: Path, pattern: str, option: str) -> str:
+    """What the pattern's first group, or all of it, finds in a file's name.
+
+    Raises:
+        FlowclasError: nothing, or the option's pattern is no regular expression.
+    """
+    try:
+        found = re.search(pattern, path.name)
+    except re.error as error:
+        raise FlowclasError(f"{option} '{pattern}' is no regular expression: {error}") from error
+    if not found:
+        raise FlowclasError(f"{option} '{pattern}' does not match the file name '{path.name}'")
+    return found.group(1) if found.groups() else found.group(0)
+
+
 def _follow(root: Path, pattern: str) -> tuple[Path, str]:
     """As far down the pattern's own folders as they exist: the folder, and the name that it lacks."""
     folder = root

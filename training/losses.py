@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import FlowclasError, require
 from flowclas_ros.model import FlowCLAS
 from flowclas_ros.model.fusion import near_outliers
 from flowclas_ros.training.distributed import (
@@ -63,23 +63,13 @@ class LossConfig:
     energy_entropy: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise FlowclasError(f"loss.alpha is {self.alpha}; it must be 0 or more")
-        if self.temperature <= 0:
-            raise FlowclasError(f"loss.temperature is {self.temperature}; it must be above 0")
-        if self.samples < 2:
-            raise FlowclasError(f"loss.samples is {self.samples}; it must be at least 2")
-        if not 0 <= self.near_share <= 1:
-            raise FlowclasError(f"loss.near_share is {self.near_share}; it must be from 0 to 1")
-        if self.cells is not None and self.cells < 2:
-            raise FlowclasError(f"loss.cells is {self.cells}; it must be at least 2, or null for all")
-        if self.outlier_weight < 0:
-            raise FlowclasError(f"loss.outlier_weight is {self.outlier_weight}; it must be 0 or more")
-        if self.outlier_margin <= 0:
-            raise FlowclasError(f"loss.outlier_margin is {self.outlier_margin}; it must be above 0")
-        for name in ("segmentation", "energy_entropy"):
-            if getattr(self, name) < 0:
-                raise FlowclasError(f"loss.{name} is {getattr(self, name)}; it must be 0 or more")
+        for name in ("alpha", "outlier_weight", "segmentation", "energy_entropy"):
+            require(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "0 or more")
+        for name in ("temperature", "outlier_margin"):
+            require(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "above 0")
+        require(self.samples >= 2, "loss.samples", self.samples, "at least 2")
+        require(0 <= self.near_share <= 1, "loss.near_share", self.near_share, "from 0 to 1")
+        require(self.cells is None or self.cells >= 2, "loss.cells", self.cells, "at least 2, or null for all")
         if not self.fits_flow and not self.fits_classes:
             raise FlowclasError("loss.alpha 0 with loss.contrastive none leaves nothing to fit")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from flowclas_ros.detection.images import list_images, read_image
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.training.data_config import OutlierConfig
-from flowclas_ros.training.layouts import parallel
+from flowclas_ros.training.layouts import parallel, part_of_name
 
 # Photos with any of these are never outliers of a road scene (FlowCLAS, section 4.1; shared with PEBAL and RPL).
 ROAD_CLASSES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
@@ -69,15 +68,7 @@ def _bytes(value: np.ndarray | tuple[np.ndarray, ...]) -> int:
 
 
 def _origin(path: Path, pattern: str | None) -> str:
-    if pattern is None:
-        return path.name
-    try:
-        found = re.search(pattern, path.name)
-    except re.error as error:
-        raise FlowclasError(f"outliers.group_regex '{pattern}' is no regular expression: {error}") from error
-    if not found:
-        raise FlowclasError(f"outliers.group_regex '{pattern}' does not match the file name '{path.name}'")
-    return found.group(1) if found.groups() else found.group(0)
+    return path.name if pattern is None else part_of_name(path, pattern, "outliers.group_regex")
 
 
 class CutoutFolder:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from flowclas_ros.detection.images import through_jpeg
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import FlowclasError, require
 from flowclas_ros.training.harmonise import draw_depth, match_colours, size_range, soften_edge
 
 Array = np.ndarray
@@ -81,16 +81,14 @@ class PasteConfig:
                 f"paste.min_size {self.min_size} and max_size {self.max_size} must be 0 < min <= max <= 1"
             )
         for name in ("flip", "exposure", "jitter", "recolour", "untextured", "fragment", "greyscale", "horizon"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise FlowclasError(f"paste.{name} is {getattr(self, name)}; it must lie in 0..1")
+            require(0 <= getattr(self, name) <= 1, f"paste.{name}", getattr(self, name), "from 0 to 1")
         if self.style == "harmonised" and self.horizon > 0.95:
             raise FlowclasError(f"paste.horizon is {self.horizon}; with style harmonised it must be at most 0.95")
         if min(self.feather, self.softness, self.max_rotation) < 0:
             raise FlowclasError("paste.feather, paste.softness and paste.max_rotation must be 0 or more")
-        if self.recompress is not None and not 1 <= self.recompress[0] <= self.recompress[1] <= 100:
-            raise FlowclasError(
-                f"paste.recompress is {list(self.recompress)}; it must be two qualities from 1 to 100, the lower first"
-            )
+        if self.recompress is not None:
+            (low, high), rule = self.recompress, "two qualities from 1 to 100, the lower first"
+            require(1 <= low <= high <= 100, "paste.recompress", list(self.recompress), rule)
 
 
 def paste(scene: Array, cutouts: Sequence[Array], config: PasteConfig, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -153,8 +153,10 @@ class Calibration:
     def _heat_table(self) -> tuple[float, float, float, npt.NDArray[np.float32]]:
         """Heat on a uniform grid of scores: (lowest and highest score, bins per nat, (65536,) float32)."""
         lowest, highest = float(self.thresholds[0]), float(self.thresholds[-1])
-        if self._usual_spread > 0:  # one score far from all others would take the bins away from these
-            highest = min(highest, lowest + _HEAT_SPREADS * self._usual_spread)
+        quarter, three_quarters = np.interp([-0.75, -0.25], -self.rates, self.thresholds)
+        usual = float(three_quarters - quarter)
+        if usual > 0:  # one score far from all others would take the bins away from these
+            highest = min(highest, lowest + _HEAT_SPREADS * usual)
         per_nat = (_HEAT_BINS - 1) / max(highest - lowest, 1e-6)
         grid = lowest + np.arange(_HEAT_BINS) / per_nat
         table = np.interp(grid, self.thresholds, self._heat_knots).astype(np.float32)
@@ -168,12 +170,6 @@ class Calibration:
         """Heat at the thresholds."""
         with np.errstate(divide="ignore"):
             return np.asarray(np.minimum(-np.log10(self.rates) / HEAT_DECADES, 1.0))
-
-    @cached_property
-    def _usual_spread(self) -> float:
-        """Nats between the scores of the middle half of the pixels."""
-        low, high = np.interp([-0.75, -0.25], -self.rates, self.thresholds)
-        return float(high - low)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for the checkpoint's header, some 30 kB."""

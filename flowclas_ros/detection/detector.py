@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_FALSE_ALARM_RATE = 1e-3
 DEFAULT_MIN_AREA = 50
 
-__all__ = ["DEFAULT_FALSE_ALARM_RATE", "DEFAULT_MIN_AREA", "Detection", "Detector", "Region"]
-
 
 @dataclass(frozen=True, eq=False)
 class Detection:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from flowclas_ros.detection.regions import Region
+
+if TYPE_CHECKING:
+    from flowclas_ros.detection.detector import Detection
+    from flowclas_ros.detection.interpreter import Finding
 
 RGB = npt.NDArray[np.uint8]
 
@@ -31,31 +35,12 @@ _KEPT = np.rint(255 * (1 - np.repeat(_OPACITY, 3, axis=2))).astype(np.uint8)
 _ADDED = np.rint(_INFERNO * _OPACITY).astype(np.uint8)
 
 
-class Picture(Protocol):
-    """What `overlay` needs of a Detection."""
-
-    @property
-    def heat(self) -> npt.NDArray[np.float32]:
-        """(H,W) in 0..1."""
-        ...
-
-    @property
-    def mask(self) -> npt.NDArray[np.bool_]:
-        """(H,W)."""
-        ...
-
-    @property
-    def regions(self) -> list[Region]:
-        """The hazards to outline."""
-        ...
-
-
 def heat_image(heat: npt.NDArray[np.float32]) -> RGB:
     """Heat (H,W) in 0..1 as (H,W,3) uint8 RGB in inferno: perceptually uniform and safe for colour-blind eyes."""
     return np.asarray(cv2.applyColorMap(_levels(heat), _INFERNO), dtype=np.uint8)
 
 
-def overlay(image: RGB, detection: Picture) -> RGB:
+def overlay(image: RGB, detection: Detection | Finding) -> RGB:
     """The frame (H,W,3) RGB with its heat laid over and every listed hazard outlined, boxed and labelled by its peak.
 
     Cool pixels stay as the camera saw them; opacity follows heat, so that the eye is led, not blinded.
@@ -120,15 +105,15 @@ def _box(picture: RGB, region: Region, thickness: int) -> None:
                 corner = (corner_x, corner_y)
                 cv2.line(picture, corner, (corner_x + inward_x, corner_y), colour, weight)
                 cv2.line(picture, corner, (corner_x, corner_y + inward_y), colour, weight)
-    _tag(picture, f"{region.peak:.2f}", left, top, right, bottom)
+    _tag(picture, f"{region.peak:.2f}", left, top, bottom)
 
 
-def _tag(picture: RGB, text: str, left: int, top: int, right: int, bottom: int) -> None:
+def _tag(picture: RGB, text: str, left: int, top: int, bottom: int) -> None:
     """A dark label above the box, or below it where there is no room above."""
     scale = max(0.35, min(picture.shape[:2]) / 1200)
     (width, height), below = cv2.getTextSize(text, _FONT, scale, 1)
     tall = height + below + 3
-    x = min(max(left, 0), max(picture.shape[1] - width - 6, 0))
+    x = min(left, max(picture.shape[1] - width - 6, 0))
     y = top - tall - 1 if top > tall else min(bottom + 1, picture.shape[0] - tall)
     cv2.rectangle(picture, (x, y), (x + width + 5, y + tall - 1), _PAPER, cv2.FILLED)
     _write(picture, text, (x + 3, y + height + 2), scale, OUTLINE)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import FlowclasError, require
 from flowclas_ros.model.backbone import BackboneConfig
 from flowclas_ros.model.flow import FlowConfig
 
@@ -75,18 +75,15 @@ class FlowCLASConfig:
                 f"memory_weight is {self.memory_weight} with margin_weight {self.margin_weight}; it must be 0 or more, "
                 "and 0 without a margin"
             )
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise FlowclasError(f"neighbourhood is {self.neighbourhood} cells; it must be odd, 1 for the cell alone")
-        if not 0 <= self.guided_radius < math.inf:
-            raise FlowclasError(f"guided_radius is {self.guided_radius} px; it must be 0 or more, 0 for no filter")
-        if self.projection_dim < 0:
-            raise FlowclasError(f"projection_dim is {self.projection_dim}; it must be 0 or more")
-        if self.short_side is not None and self.short_side < 32:
-            raise FlowclasError(f"short_side is {self.short_side} px; it must be at least 32, or null for none")
+        cells, radius, side = self.neighbourhood, self.guided_radius, self.short_side
+        require(cells >= 1 and cells % 2 == 1, "neighbourhood", f"{cells} cells", "odd, 1 for the cell alone")
+        require(0 <= radius < math.inf, "guided_radius", f"{radius} px", "0 or more, 0 for no filter")
+        require(self.projection_dim >= 0, "projection_dim", self.projection_dim, "0 or more")
+        require(side is None or side >= 32, "short_side", f"{side} px", "at least 32, or null for none")
 
     def _check_classes(self) -> None:
-        if self.classes < 0 or self.classes == 1 or self.classes > 255:
-            raise FlowclasError(f"classes is {self.classes}; it must be from 2 to 255, or 0 for no class labels")
+        known = self.classes == 0 or 2 <= self.classes <= 255
+        require(known, "classes", self.classes, "from 2 to 255, or 0 for no class labels")
         if self.energy_weight < 0 or self.entropy_weight < 0:
             raise FlowclasError(
                 f"energy_weight is {self.energy_weight}, entropy_weight {self.entropy_weight}; both must be 0 or more"

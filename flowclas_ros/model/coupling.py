@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ class ResidualSubnet(nn.Module):
         layers: list[nn.Module] = []
         for kernel in (3, 1, 3):
             layers += [
-                nn.GroupNorm(_groups(hidden), hidden),
+                nn.GroupNorm(math.gcd(hidden, 32), hidden),
                 nn.ReLU(),
                 nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2),
             ]
@@ -69,11 +70,6 @@ class CoarseSubnet(nn.Module):
             x = F.pad(x, (0, pad_w, 0, pad_h), mode="replicate")
         y = F.pixel_shuffle(self.subnet(F.pixel_unshuffle(x, self.factor)), self.factor)
         return y[..., :height, :width]
-
-
-def _groups(channels: int) -> int:
-    """The largest of 32, 16, ... 1 that divides the channels."""
-    return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
 
 
 class AffineCoupling(nn.Module):

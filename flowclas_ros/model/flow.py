@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from flowclas_ros.errors import FlowclasError
+from flowclas_ros.errors import FlowclasError, require
 from flowclas_ros.model.backbone import Section
 from flowclas_ros.model.coupling import AffineCoupling, Sides, SubnetKind
 from flowclas_ros.model.whitening import Whitening
@@ -51,18 +51,14 @@ class FlowConfig:
     type: FlowType = "glow"
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise FlowclasError(f"flow.steps is {self.steps}; it must be 0 or more")
+        require(self.steps >= 0, "flow.steps", self.steps, "0 or more")
         if self.steps == 0 and not self.whitening:
             raise FlowclasError("flow.steps 0 without whitening leaves no model; set flow.whitening true")
-        if not 0 < self.hidden_ratio <= 4:
-            raise FlowclasError(f"flow.hidden_ratio is {self.hidden_ratio}; it must be above 0 and at most 4")
-        if self.noise < 0:
-            raise FlowclasError(f"flow.noise is {self.noise}; it must be 0 or more")
-        if not self.kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in self.kernels):
-            raise FlowclasError(f"flow.kernels is {self.kernels}; it must be odd numbers such as 3, 1")
-        if self.clamp <= 0:
-            raise FlowclasError(f"flow.clamp is {self.clamp}; it must be above 0")
+        require(0 < self.hidden_ratio <= 4, "flow.hidden_ratio", self.hidden_ratio, "above 0 and at most 4")
+        require(self.noise >= 0, "flow.noise", self.noise, "0 or more")
+        odd = bool(self.kernels) and all(kernel >= 1 and kernel % 2 == 1 for kernel in self.kernels)
+        require(odd, "flow.kernels", self.kernels, "odd numbers such as 3, 1")
+        require(self.clamp > 0, "flow.clamp", self.clamp, "above 0")
 
     @property
     def pointwise(self) -> bool:
@@ -134,9 +130,7 @@ class Permutation(nn.Module):
 class FlowStep(nn.Module):
     """ActNorm, permutation, affine coupling; the coupling's subnets on a grid coarser by ``factor``."""
 
-    def __init__(
-        self, channels: int, config: FlowConfig, index: int, generator: torch.Generator, factor: int = 1
-    ) -> None:
+    def __init__(self, channels: int, config: FlowConfig, index: int, generator: torch.Generator, factor: int) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
         self.permutation = Permutation(channels, generator)

@@ -72,11 +72,7 @@ def create(config: BackboneConfig, is_transformer: bool) -> tuple[nn.Module, lis
     if is_transformer:
         kwargs |= {"num_classes": 0, "dynamic_img_size": True}
     else:
-        kwargs |= {"features_only": True}
-        if config.layers:
-            kwargs["out_indices"] = tuple(config.layers)
-        else:
-            kwargs["out_indices"] = (-1,)
+        kwargs |= {"features_only": True, "out_indices": tuple(config.layers) or (-1,)}
     if config.weights not in ("hub", "random"):
         path = Path(config.weights).expanduser()
         if path.suffix != ".safetensors":

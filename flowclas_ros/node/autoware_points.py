@@ -7,7 +7,6 @@ Autoware's point cloud nodes refuse every layout but PointXYZIRC (autoware_point
 from __future__ import annotations
 
 import sys
-from array import array
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2, PointField
 
 from flowclas_ros.node.quality import output_qos
+from flowclas_ros.node.ros_messages import make
 from flowclas_ros.node.running import run
 
 XYZS = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("score", "<f4")])
@@ -51,17 +51,16 @@ def to_xyzirc(cloud: PointCloud2) -> PointCloud2:
         converted[axis] = points[axis]
     converted["intensity"] = np.clip(points["score"] / INTENSITY_STEP, 0, 255)
     converted["return_type"] = SINGLE_STRONGEST
-    data = array("B")
-    data.frombytes(converted.tobytes())
-    return PointCloud2(
+    return make(
+        "PointCloud2",
         header=cloud.header,
         height=1,
         width=len(points),
-        fields=[PointField(name=name, offset=at, datatype=kind, count=1) for name, at, kind in _FIELDS],
+        fields=[make("PointField", name=name, offset=at, datatype=kind, count=1) for name, at, kind in _FIELDS],
         is_bigendian=False,
         point_step=XYZIRC.itemsize,
         row_step=XYZIRC.itemsize * len(points),
-        data=data,
+        data=converted.view(np.uint8),
         is_dense=True,
     )
 

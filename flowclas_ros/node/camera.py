@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import to_message
+from flowclas_ros.node.quality import output_qos
 from flowclas_ros.node.running import run
 from flowclas_ros.replay.cameras import Camera
 from flowclas_ros.replay.frames import iter_frames, open_bag
@@ -61,10 +61,8 @@ def _labelled(bag: Path, topic: str | None, mask_topic: str) -> Pictures:
 
 def stream(node: Node, pictures: Pictures, rate: float, listeners: int, frame_id: str) -> dict[str, float]:
     """Publish at `rate` frames a second once `listeners` have subscribed. Raises FlowclasError when they do not."""
-    # reliable serves any listener; depth 1 as a camera's newest frame is the one that counts
-    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-    publisher = node.create_publisher(Image, "image", qos)
-    truth_publisher = node.create_publisher(Image, "ground_truth", qos)
+    publisher = node.create_publisher(Image, "image", output_qos())
+    truth_publisher = node.create_publisher(Image, "ground_truth", output_qos())
     first = next(pictures, None)
     if first is None:
         raise FlowclasError("the source holds no frame")

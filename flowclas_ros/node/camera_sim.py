@@ -17,9 +17,9 @@ from typing import Any
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from flowclas_ros.node import scene_messages as say
+from flowclas_ros.node.quality import output_qos
 from flowclas_ros.node.ros_messages import make
 from flowclas_ros.node.running import run
 
@@ -80,8 +80,7 @@ class Publishers:
         from sensor_msgs.msg import CameraInfo, Image
 
         self._node = node
-        # reliable serves any listener; depth 1 as a camera's newest frame is the one that counts
-        quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        quality = output_qos()
         topics = {"image_raw": "camera", say.DEPTH: "camera", say.MASK: "ground_truth", say.OBJECTS: "ground_truth"}
         self._images = {
             name: node.create_publisher(Image, f"{group}/{name}", quality) for name, group in topics.items()

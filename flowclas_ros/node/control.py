@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.exceptions import InvalidHandle
@@ -18,39 +18,14 @@ from flowclas_ros.srv import LoadCheckpoint
 
 if TYPE_CHECKING:
     from flowclas_ros.detection.detector import Detector
+    from flowclas_ros.node.detector_node import DetectorNode
     from flowclas_ros.node.parameters import Settings
-
-
-class Controlled(Protocol):
-    """What the services ask of the node."""
-
-    @property
-    def detector(self) -> Detector | None:
-        """The one in use; None unless configured."""
-        ...
-
-    @property
-    def settings(self) -> Settings:
-        """The values in force."""
-        ...
-
-    def enable(self, wanted: bool) -> None:
-        """Pause or resume. Raises FlowclasError."""
-        ...
-
-    def swapper(self) -> Callable[[Detector], None]:
-        """What puts a detector in the place of the present one, from any thread, or raises. For this configuration."""
-        ...
-
-    def adopted(self, path: str) -> None:
-        """The checkpoint at `path` is in use now."""
-        ...
 
 
 class Control:
     """Offers the services for the node's whole life; before it is configured they say what is missing."""
 
-    def __init__(self, node: Any, controlled: Controlled):
+    def __init__(self, node: Any, controlled: DetectorNode):
         self._controlled = controlled
         node.create_service(SetBool, "~/enable", self._enable)
         # a group of its own: while a load is awaited, everything else of the node goes on, and a second load waits

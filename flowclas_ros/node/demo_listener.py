@@ -13,13 +13,13 @@ import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import DetectorState
 from flowclas_ros.node.conversion import header_ns, to_rgb
+from flowclas_ros.node.quality import output_qos
 
 SHOWN = ("image", "ground_truth", "heatmap", "overlay")
 KEPT = 48  # frames held for the pictures, evenly spread; each takes some 3 MB at VGA size
@@ -48,7 +48,7 @@ class Listener:
         self.frames: dict[int, Frame] = {}
         self.last_state: Any = None
         self._change = self._node.create_client(ChangeState, "detector/change_state")
-        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        qos = output_qos(10)
         self._node.create_subscription(DetectorState, "detector/state", self._on_state, qos)
         self._node.create_subscription(Image, "detector/mask", self._on_mask, qos)
         for name in SHOWN:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.table import Table
 from flowclas_ros.detection.images import write_bytes, write_png
 from flowclas_ros.detection.overlay import contact_sheet, heat_image
 from flowclas_ros.node.status import Level
+from flowclas_ros.plots import png
 
 if TYPE_CHECKING:
     from flowclas_ros.node.demo_listener import Frame
@@ -130,7 +130,6 @@ def chosen(frames: dict[int, Frame]) -> list[tuple[int, Frame]]:
 
 def plot_latency(outcome: Outcome, path: Path) -> None:
     """Latency of every frame over the stream's time, with those that held a hazard set apart."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     items = [(stamp, frame) for stamp, frame in sorted(outcome.frames.items()) if frame.latency is not None]
@@ -138,7 +137,6 @@ def plot_latency(outcome: Outcome, path: Path) -> None:
     milliseconds = outcome.latencies * 1000
     hazard = np.array([f.state is not None and f.state.level == Level.HAZARD for _, f in items])
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.plot(seconds, milliseconds, color=INK, linewidth=0.6, alpha=0.4)
     for chosen_, colour, label in ((~hazard, QUIET, "no hazard"), (hazard, SIGNAL, "hazard")):
@@ -148,6 +146,4 @@ def plot_latency(outcome: Outcome, path: Path) -> None:
     axes.set(xlabel="seconds since the first frame", ylabel="stamp to mask (ms)", ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left", ncols=3, fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130, format="png")
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, png(figure))

@@ -1,10 +1,11 @@
-"""Depth images and CameraInfo as messages, read into what `detection.geometry` works with.
+"""Depth images and CameraInfo as messages: read into what `detection.geometry` works with, and the latter rescaled.
 
 Nothing here imports ROS: any object with the messages' fields will do, a replayed bag's as well.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from flowclas_ros.detection.geometry import Intrinsics, Located, locate, not_loc
 from flowclas_ros.detection.regions import Region
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.node.conversion import BrokenImageError, ImageLike, check_layout
+from flowclas_ros.node.ros_messages import make
 
 # REP 118: millimetres in 16UC1, metres in 32FC1; some drivers call the first mono16
 DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
@@ -98,3 +100,26 @@ def window(info: Any) -> tuple[int, int, int, int, int, int]:
     if roi.width == 0 or roi.height == 0:  # the message's way to say: everything
         return 0, 0, int(info.width) // across, int(info.height) // down, across, down
     return int(roi.x_offset), int(roi.y_offset), int(roi.width) // across, int(roi.height) // down, across, down
+
+
+def rescaled_camera_info(info: Any, header: Any, width: int, height: int) -> Any:
+    """`info`, a sensor_msgs/CameraInfo, for the same view published at another size (pixels), with the output's header.
+
+    ROI and binning are worked into K and P, so that they describe the published pixels and nothing else is needed.
+    Raises FlowclasError for a camera without calibration and for another aspect.
+    """
+    intrinsics(info).scaled_to(width, height)  # raises
+    x0, y0, delivered_width, delivered_height, across, down = window(info)
+    sx, sy = width / delivered_width / across, height / delivered_height / down
+    scaled = copy.deepcopy(info)
+    scaled.header, scaled.width, scaled.height = header, width, height
+    scaled.binning_x, scaled.binning_y, scaled.roi = 0, 0, make("RegionOfInterest")
+    k, p = list(info.k), list(info.p)
+    for matrix, columns in ((k, 3), (p, 4)):
+        if matrix[0]:  # all zero: not given
+            matrix[0], matrix[columns + 1] = matrix[0] * sx, matrix[columns + 1] * sy
+            matrix[2] = (matrix[2] - x0 + 0.5) * sx - 0.5
+            matrix[columns + 2] = (matrix[columns + 2] - y0 + 0.5) * sy - 0.5
+    p[3], p[7] = p[3] * sx, p[7] * sy  # -f * baseline of a stereo pair
+    scaled.k, scaled.p = k, p
+    return scaled

@@ -135,7 +135,8 @@ class DepthSync:
         self._pairing.add(0, message)
         self._hand_over()
         if id(message) in self._held and (self._heard is None or now - self._heard > SILENT):
-            self._release_until(message)
+            while id(message) in self._held:
+                self._release_oldest()
         while len(self._held) > self.queue:
             self._release_oldest()
         self.poll()
@@ -180,10 +181,6 @@ class DepthSync:
             del self._held[id(image)]
             reason = "" if self._info is not None else "depth, but no camera info yet: set camera_info_topic"
             self._deliver(SyncedFrame(image, depth, self._info, reason))
-
-    def _release_until(self, message: Any) -> None:
-        while id(message) in self._held:
-            self._release_oldest()
 
     def _release_oldest(self) -> None:
         _, (image, _) = self._held.popitem(last=False)

@@ -224,7 +224,7 @@ class DetectorNode(PatientLifecycleNode):
             stream.reporter.say_verdict()
 
     def swapper(self) -> Callable[[Detector], None]:
-        """See control.Controlled."""
+        """What puts a detector in the place of the present one, from any thread, or raises. For this configuration."""
         found, worker, streams = self._search, self._worker, self._streams
         if found is None or worker is None:
             raise FlowclasError("the node is not configured")

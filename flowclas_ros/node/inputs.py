@@ -115,6 +115,6 @@ class Inputs:
                 topic,
                 callback,
                 overridden(self._node, image_qos(settings.qos, settings.qos_depth), name, "subscription"),
-                event_callbacks=subscription_events(self._heard, lambda: name),
+                event_callbacks=subscription_events(self._heard, name),
             )
         )

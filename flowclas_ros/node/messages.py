@@ -20,7 +20,7 @@ from flowclas_ros.node.status import Level, Status
 
 if TYPE_CHECKING:
     from flowclas_ros.detection.detector import Detector
-    from flowclas_ros.detection.overlay import Picture
+    from flowclas_ros.detection.interpreter import Finding
 
 Make = Callable[..., Any]  # make("Point", x=1.0, y=2.0, z=3.0)
 
@@ -195,7 +195,7 @@ def heat_pixels(heat: npt.NDArray[np.float32], scale: float) -> np.ndarray:
     return np.rint(scaled(heat, scale) * np.float32(255)).astype(np.uint8)
 
 
-def overlay_pixels(image: npt.NDArray[np.uint8], finding: Picture, scale: float) -> np.ndarray:
+def overlay_pixels(image: npt.NDArray[np.uint8], finding: Finding, scale: float) -> np.ndarray:
     """The overlay on `image` (H, W, 3) RGB, as (H, W, 3) uint8 BGR."""
     from flowclas_ros.detection.overlay import overlay  # brings OpenCV's drawing, for those who look alone
 

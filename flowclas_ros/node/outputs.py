@@ -12,9 +12,19 @@ from visualization_msgs.msg import MarkerArray
 from flowclas_ros.errors import FlowclasError
 from flowclas_ros.msg import DetectorState, HazardArray
 from flowclas_ros.node.conversion import to_message
-from flowclas_ros.node.hazard_messages import hazard_array, hazard_cloud, hazard_markers, rescaled_camera_info
-from flowclas_ros.node.messages import heat_pixels, mask_pixels, output_size, overlay_pixels, scaled
+from flowclas_ros.node.depth_image import rescaled_camera_info
+from flowclas_ros.node.messages import (
+    hazard_array,
+    hazard_cloud,
+    hazard_markers,
+    heat_pixels,
+    mask_pixels,
+    output_size,
+    overlay_pixels,
+    scaled,
+)
 from flowclas_ros.node.quality import Heard, output_qos, overridden, publisher_events
+from flowclas_ros.node.ros_messages import make
 
 if TYPE_CHECKING:
     from flowclas_ros.detection.interpreter import Finding
@@ -38,14 +48,13 @@ class Outputs:
 
     def __init__(self, node: Any, camera: str, depth: bool, heard: Heard):
         self._node = node
-        events = publisher_events(heard)
         prefix = f"~/{camera}/" if camera else "~/"
         self._publishers = {
             name: node.create_lifecycle_publisher(
                 kind,
                 prefix + name,
                 overridden(node, output_qos(DEPTHS.get(name, 1)), node.resolve_topic_name(prefix + name), "publisher"),
-                event_callbacks=events(node.resolve_topic_name(prefix + name)),
+                event_callbacks=publisher_events(heard, node.resolve_topic_name(prefix + name)),
             )
             for name, kind in {**TOPICS, **(DEPTH_TOPICS if depth else {})}.items()
         }
@@ -69,11 +78,11 @@ class Outputs:
         image: (H, W, 3) uint8 RGB. camera_info: the input's, where it is known.
         """
         scale, wanted = settings.output_scale, settings.publish
-        self._publish("hazards", wanted, lambda: hazard_array(header, finding.hazards))
+        self._publish("hazards", wanted, lambda: hazard_array(header, finding.hazards, make))
         if "points" in self._publishers:
             reason = "no depth" if finding.located is None else finding.located.reason
-            self._publish("points", wanted, lambda: hazard_cloud(header, finding.hazards, reason))
-            self._publish("markers", wanted, lambda: hazard_markers(header, finding.hazards))
+            self._publish("points", wanted, lambda: hazard_cloud(header, finding.hazards, reason, make))
+            self._publish("markers", wanted, lambda: hazard_markers(header, finding.hazards, make))
         self._publish("heatmap", wanted, lambda: to_message(heat_pixels(finding.heat, scale), "mono8", header))
         self._publish("score", wanted, lambda: to_message(scaled(finding.judged.score, scale), "32FC1", header))
         self._publish("overlay", wanted, lambda: to_message(overlay_pixels(image, finding, scale), "bgr8", header))

@@ -108,31 +108,28 @@ class Unmatched:
         self._said.clear()
 
 
-def subscription_events(heard: Heard, topic: Callable[[], str]) -> SubscriptionEventCallbacks:
-    """Report publishers on `topic()` whose offer does not meet what the node asks for."""
+def subscription_events(heard: Heard, topic: str) -> SubscriptionEventCallbacks:
+    """Report publishers on `topic` whose offer does not meet what the node asks for."""
 
     def incompatible(event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         heard(
-            topic(),
-            f"a publisher of {topic()} offers an incompatible {policy}, nothing comes from it: set qos to sensor_data",
+            topic,
+            f"a publisher of {topic} offers an incompatible {policy}, nothing comes from it: set qos to sensor_data",
         )
 
     return SubscriptionEventCallbacks(incompatible_qos=incompatible)
 
 
-def publisher_events(heard: Heard) -> Callable[[str], PublisherEventCallbacks]:
-    """For a topic: report subscribers that ask for more than the node offers."""
+def publisher_events(heard: Heard, topic: str) -> PublisherEventCallbacks:
+    """Report subscribers of `topic` that ask for more than the node offers."""
 
-    def of(topic: str) -> PublisherEventCallbacks:
-        def incompatible(event: Any) -> None:
-            policy = qos_policy_name_from_kind(event.last_policy_kind)
-            heard(
-                topic,
-                f"a subscriber of {topic} asks for an incompatible {policy}, nothing reaches it: "
-                "the outputs are reliable and volatile",
-            )
+    def incompatible(event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        heard(
+            topic,
+            f"a subscriber of {topic} asks for an incompatible {policy}, nothing reaches it: "
+            "the outputs are reliable and volatile",
+        )
 
-        return PublisherEventCallbacks(incompatible_qos=incompatible)
-
-    return of
+    return PublisherEventCallbacks(incompatible_qos=incompatible)

@@ -64,7 +64,7 @@ class SelfMask:
 
     def __init__(self, pixels: Mask | None = None, live: bool = False):
         self._lock = threading.Lock()
-        self._live = live
+        self.live = live  # it comes by a topic
         self._file = None if pixels is None else _Kept.of(pixels)
         self._received: deque[_Kept] = deque(maxlen=MOST_KEPT)
         self._keep = 2.0  # seconds
@@ -87,11 +87,6 @@ class SelfMask:
         except FlowclasError:  # of several channels, or not readable at all
             pixels = read_image(path).any(axis=2)
         return cls(np.asarray(pixels, dtype=bool))
-
-    @property
-    def live(self) -> bool:
-        """Whether it comes by a topic."""
-        return self._live
 
     def update(self, message: Any, now: float) -> None:
         """Take a mono8 sensor_msgs/Image, received at `now` (monotonic seconds)."""

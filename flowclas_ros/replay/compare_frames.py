@@ -7,7 +7,7 @@ import csv
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,13 +137,14 @@ def compare_frames(first: Run, second: Run) -> Comparison:
     if apart:
         comparison.notes.append(f"{apart} frame(s) were searched in one run alone")
     missing = [str(run.annotated) for run in comparison.runs if not run.annotated.is_file()]
+    times: dict[int, int] = {}
     if missing:
         comparison.notes.append(f"{' and '.join(missing)} is missing: pixels, hazards and pictures are not compared")
     else:
         times = _compare_annotated(comparison, frames)
-        comparison.frames = sorted(frames.values(), key=lambda frame: frame.index)
-        comparison.pictures = _pictures(comparison, times)
     comparison.frames = sorted(frames.values(), key=lambda frame: frame.index)
+    if times:
+        comparison.pictures = _pictures(comparison, times)
     return comparison
 
 
@@ -156,11 +157,10 @@ def _pair(*rows: dict[str, str]) -> FramePair:
 def _compare_annotated(comparison: Comparison, frames: dict[int, FramePair]) -> dict[int, int]:
     """Fill in the frames' `alone` and the hazards, in one pass over both bags; times of recording by index."""
     times: dict[int, int] = {}
-    first, second = (_Found(run) for run in comparison.runs)
-    with first, second, progress_bar("compare", len(frames), "frames") as advance:
-        others = iter(second)
+    first, second = (contextlib.closing(_frames_of(run)) for run in comparison.runs)
+    with first as ones, second as others, progress_bar("compare", len(frames), "frames") as advance:
         other = next(others, None)
-        for one in first:
+        for one in ones:
             while other is not None and other.place < one.place:
                 other = next(others, None)
             if other is None or other.place != one.place:
@@ -186,45 +186,34 @@ class _Frame:
         return self.bag_ns, self.index
 
 
-class _Found:
-    """Masks and hazards of an annotated bag, frame by frame. A context manager to iterate over once."""
-
-    def __init__(self, run: Run):
-        self._run = run
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> _Found:
-        self._reader = self._stack.enter_context(_open(self._run.annotated))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def __iter__(self) -> Iterator[_Frame]:
-        wanted = {self._run.topic(name): name for name in ("mask", "hazards")}
-        connections = [connection for connection in self._reader.connections if connection.topic in wanted]
+def _frames_of(run: Run) -> Generator[_Frame, None, None]:
+    """Masks and hazards of the run's annotated bag, frame by frame."""
+    wanted = {run.topic(name): name for name in ("mask", "hazards")}
+    indices: dict[int, list[int]] = {}  # by stamp, the last first
+    for index in sorted(run.rows, reverse=True):
+        indices.setdefault(int(run.rows[index]["stamp_ns"]), []).append(index)
+    waiting: dict[str, Any] = {}
+    with _open(run.annotated) as reader:
+        connections = [connection for connection in reader.connections if connection.topic in wanted]
         missing = wanted.keys() - {connection.topic for connection in connections}
         if missing:
-            raise self._of_another(f"no {' and no '.join(sorted(missing))}")
-        indices: dict[int, list[int]] = {}  # by stamp, the last first
-        for index in sorted(self._run.rows, reverse=True):
-            indices.setdefault(int(self._run.rows[index]["stamp_ns"]), []).append(index)
-        waiting: dict[str, Any] = {}
-        for connection, bag_ns, raw in messages(self._reader, self._run.annotated, connections):
-            waiting[wanted[connection.topic]] = self._reader.deserialize(raw, connection.msgtype)
+            raise _of_another(run, f"no {' and no '.join(sorted(missing))}")
+        for connection, bag_ns, raw in messages(reader, run.annotated, connections):
+            waiting[wanted[connection.topic]] = reader.deserialize(raw, connection.msgtype)
             if len({header_ns(message) for message in waiting.values()}) == 1 and len(waiting) == 2:
                 mask = to_rgb(waiting["mask"])[..., 0] > 0
                 stamp_ns = header_ns(waiting["mask"]) or bag_ns
                 if not indices.get(stamp_ns):
-                    raise self._of_another(f"a frame at {stamp_ns} that {TABLE} has not")
+                    raise _of_another(run, f"a frame at {stamp_ns} that {TABLE} has not")
                 yield _Frame(indices[stamp_ns].pop(), bag_ns, mask, waiting["hazards"].hazards)
                 waiting = {}
 
-    def _of_another(self, what: str) -> FlowclasError:
-        return FlowclasError(
-            f"annotated bag {self._run.annotated} has {what}: it is another replay's, so replay {self._run.folder} "
-            "again with --overwrite"
-        )
+
+def _of_another(run: Run, what: str) -> FlowclasError:
+    return FlowclasError(
+        f"annotated bag {run.annotated} has {what}: it is another replay's, so replay {run.folder} again with "
+        "--overwrite"
+    )
 
 
 @contextlib.contextmanager
@@ -268,7 +257,7 @@ def _overlap(a: Box, b: Box) -> float:
 def _pictures(comparison: Comparison, times: dict[int, int]) -> list[tuple[FramePair, list[npt.NDArray[np.uint8]]]]:
     """Overlays of the frames that differ most, not too near to each other in time."""
     compared = [frame for frame in comparison.frames if frame.index in times]
-    apart = min(_APART * 1e9, (max(times.values(), default=0) - min(times.values(), default=0)) / (2 * SHOWN))
+    apart = min(_APART * 1e9, (max(times.values()) - min(times.values())) / (2 * SHOWN))
     chosen: list[FramePair] = []
     for frame in sorted(compared, key=lambda frame: frame.difference, reverse=True):
         near = any(abs(times[frame.index] - times[other.index]) < apart for other in chosen)

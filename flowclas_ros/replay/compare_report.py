@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flowclas_ros import plots
 from flowclas_ros.replay import pages
 from flowclas_ros.replay.compare_frames import Comparison, Hazard
 
@@ -76,7 +77,7 @@ def _timelines(comparison: Comparison) -> bytes:
     """A above B; each has its own scale, since two models' scores are not to be compared."""
     frames = comparison.frames
     seconds = np.array([(frame.stamp_ns - frames[0].stamp_ns) * 1e-9 for frame in frames])
-    figure, both = pages.axes(2, 1, 5.2, share_x=True)
+    figure, both = plots.axes(2, 1, 5.2, share_x=True)
     for index, (axis, run, colour) in enumerate(zip(both, comparison.runs, (pages.SCORE, pages.OTHER), strict=True)):
         peaks = np.array([frame.peak[index] for frame in frames])
         hazards = np.array([frame.hazards[index] for frame in frames])
@@ -84,7 +85,7 @@ def _timelines(comparison: Comparison) -> bytes:
         axis.set_title(f"{'AB'[index]}: {run.name}", loc="left", fontsize=10)
     both[0].legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1.0))
     both[1].set(xlabel="seconds from the first frame")
-    return pages.png(figure)
+    return plots.png(figure)
 
 
 def _sheet(comparison: Comparison, start_ns: int) -> str:

@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,18 +27,6 @@ _STAMP_DIGITS = (
     10  # from so many digits on (a second and later), a number in a file name is a stamp in ns, else an index
 )
 _AHEAD = 8  # masks read ahead; more would be memory
-
-
-class Masks(Protocol):
-    """Where the masks come from. unused: masks so far that belong to no frame."""
-
-    def of(self, recorded: Recorded) -> Mask | None:
-        """The frame's mask, None where there is none. Raises FlowclasError for one that cannot be used."""
-        ...
-
-    def unused(self) -> int:
-        """Masks that no frame asked for."""
-        ...
 
 
 class MaskFolder:
@@ -171,3 +159,6 @@ class MaskTopic:
         if not np.isin(pixels, (0, 1, 255)).all():
             raise FlowclasError(f"mask on {self._topic} at {recorded.stamp_ns} holds values besides 0, 1, 255")
         return pixels
+
+
+Masks = MaskFolder | MaskTopic

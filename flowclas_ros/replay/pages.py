@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -92,25 +91,6 @@ def number(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def axes(rows: int, columns: int, height: float, *, share_x: bool = False) -> tuple[Any, list[Any]]:
-    """A figure of its own, so that pyplot's global state and any display are left alone. height: inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, height), layout="constrained")
-    found = list(figure.subplots(rows, columns, squeeze=False, sharex=share_x).ravel())
-    for one in found:
-        one.grid(alpha=0.3)
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, found
-
-
-def png(figure: Any) -> bytes:
-    """A matplotlib figure as a picture."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
 
 
 def draw_timeline(

@@ -17,6 +17,7 @@ from flowclas_ros.replay.annotated import DEFAULT_OUTPUTS, OUTPUTS
 from flowclas_ros.replay.cameras import cameras_of
 from flowclas_ros.replay.frames import BAG_SUFFIXES
 from flowclas_ros.replay.one_bag import Result, provenance
+from flowclas_ros.replay.pages import number
 from flowclas_ros.replay.requirements import line, parse
 from flowclas_ros.replay.run_bag import ANNOTATED, Job, finished
 from flowclas_ros.replay.settings import add_setting_arguments, read_settings
@@ -144,7 +145,7 @@ def _tell(bag: Path, outcome: Outcome) -> None:
         return
     for result in outcome:
         figures = result["figures"]
-        shown = "  ".join(f"{name} {_short(figures[name])}" for name in _SHOWN if figures.get(name) is not None)
+        shown = "  ".join(f"{name} {number(figures[name])}" for name in _SHOWN if figures.get(name) is not None)
         print(f"{bag} {result['bag']['topic']}: {shown} -> {result['folder']}")
         if result.get("kept"):
             print("  finished before, kept (--overwrite replays it)")
@@ -189,13 +190,9 @@ def _summarise(outcomes: dict[Path, Outcome], output: Path) -> None:
         for one in outcome:
             failed = [check["requirement"] for check in one["requirements"] if not check["met"]]
             verdict = "FAILED " + ", ".join(failed) if failed else "ok"
-            figures = (_short(one["figures"].get(name)) for name in _SHOWN)
+            figures = (number(one["figures"].get(name)) for name in _SHOWN)
             rows.append((bag.name, one["bag"]["topic"], *figures, verdict))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     write_json(output / "summary.json", {"bags": plain, **provenance()})
-
-
-def _short(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

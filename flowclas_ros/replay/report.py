@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flowclas_ros import plots
 from flowclas_ros.replay import pages
 from flowclas_ros.replay.requirements import line
 from flowclas_ros.replay.tally import Shown, Tally
@@ -153,7 +154,7 @@ def _truth(metrics: Mapping[str, Any], curves: Mapping[str, Sequence[float]] | N
 
 def _timeline(tally: Tally, threshold: float, objects: Sequence[Mapping[str, Any]]) -> bytes:
     stamps = np.array(tally.stamps)
-    figure, (axis,) = pages.axes(1, 1, 3.4)
+    figure, (axis,) = plots.axes(1, 1, 3.4)
     pages.draw_timeline(axis, (stamps - stamps[0]) * 1e-9, np.array(tally.peaks), np.array(tally.hazards), threshold)
     for index, one in enumerate(objects):
         label = "object comes into view" if index == 0 else None
@@ -161,12 +162,12 @@ def _timeline(tally: Tally, threshold: float, objects: Sequence[Mapping[str, Any
         axis.axvline(at, color=pages.OTHER, linestyle=":", linewidth=1.2, label=label)
     axis.set(xlabel="seconds from the first frame")
     axis.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
-    return pages.png(figure)
+    return plots.png(figure)
 
 
 def _latency(tally: Tally) -> bytes:
     milliseconds = np.array(tally.latencies) * 1e3
-    figure, (axis,) = pages.axes(1, 1, 2.6)
+    figure, (axis,) = plots.axes(1, 1, 2.6)
     axis.hist(milliseconds, bins=min(60, max(10, len(milliseconds) // 4)), color=pages.SCORE)
     for share, style in ((50, "-"), (99, "--")):
         value = float(np.percentile(milliseconds, share))
@@ -174,4 +175,4 @@ def _latency(tally: Tally) -> bytes:
     axis.set(xlabel="milliseconds from message to finding", ylabel="frames")
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
-    return pages.png(figure)
+    return plots.png(figure)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import multiprocessing
 import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -38,7 +37,7 @@ def in_turn(tasks: dict[Path, Path], job: Job) -> Iterator[tuple[Path, Outcome]]
     detector = load(job.settings)
     try:
         for bag, folder in tasks.items():
-            yield bag, _outcome(functools.partial(replay_bag, bag, folder, detector, job))
+            yield bag, _outcome(bag, folder, detector, job)
     finally:
         detector.close()
 
@@ -75,9 +74,9 @@ def in_parallel(tasks: dict[Path, Path], job: Job, workers: int) -> Iterator[tup
                 idle.get().shutdown()
 
 
-def _outcome(replay: Callable[[], list[Result]]) -> Outcome:
+def _outcome(bag: Path, folder: Path, detector: Detector, job: Job) -> Outcome:
     try:
-        return replay()
+        return replay_bag(bag, folder, detector, job)
     except FlowclasError as error:
         return error
     except Exception as error:  # a fault of ours, or of the machine: the other bags must not pay for it
@@ -116,6 +115,6 @@ def _in_worker(bag: Path, folder: Path, job: Job) -> Outcome:
     try:
         detector = _detector
         assert detector is not None  # made by _begin
-        return _outcome(functools.partial(replay_bag, bag, folder, detector, job))
+        return _outcome(bag, folder, detector, job)
     finally:
         signal.signal(signal.SIGINT, waiting)

@@ -34,12 +34,12 @@ class Earth:
         rise = rays @ self.up.astype(np.float32)
         inside = (height * rise) ** 2 - (height**2 - RADIUS**2)
         hit = (inside >= 0) & (rise < 0)
-        picture = self._sky(rays, rise, hit, height)
+        picture = self._sky(rays, rise, height)
         if hit.any():
             picture[hit] = self._surface(rays[hit], rise[hit], inside[hit], height, time)
         return picture
 
-    def _sky(self, rays: np.ndarray, rise: np.ndarray, hit: np.ndarray, height: float) -> np.ndarray:
+    def _sky(self, rays: np.ndarray, rise: np.ndarray, height: float) -> np.ndarray:
         longitude = np.arctan2(rays[..., 1], rays[..., 0]) / (2 * np.pi) + 0.5
         latitude = np.arccos(np.clip(rays[..., 2], -1, 1)) / np.pi
         rows, columns = self._stars.shape[:2]

@@ -150,14 +150,14 @@ def rod(start: Vector, end: Vector, radius: float, slices: int = 8) -> Mesh:
     return replace(mesh, vertices=mesh.vertices @ matrix.T + (start + end) / 2, normals=mesh.normals @ matrix.T)
 
 
-def tube(points: np.ndarray, radius: float, slices: int = 8) -> Mesh:
+def tube(points: np.ndarray, radius: float) -> Mesh:
     """Rods from each point (n, 3) to the next."""
-    return join([rod(a, b, radius, slices) for a, b in pairwise(points)])
+    return join([rod(a, b, radius) for a, b in pairwise(points)])
 
 
-def ring(radius: float, thickness: float, slices: int = 24, sides: int = 8) -> Mesh:
+def ring(radius: float, thickness: float, slices: int = 24) -> Mesh:
     """A torus about z; radius to the middle of the tube."""
-    turn = np.linspace(0, 2 * np.pi, sides + 1)
+    turn = np.linspace(0, 2 * np.pi, 9)  # eight sides
     return lathe([(radius + thickness * np.sin(a), -thickness * np.cos(a)) for a in turn], slices, (6, 1))
 
 

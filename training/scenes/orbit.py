@@ -117,13 +117,7 @@ def _on_shell(parts: Parts, angle: float, radius: float, along: float) -> Parts:
     """Parts that stand on z = 0, put upright on a shell around z: their x goes along it."""
     return [
         (
-            mesh.turned("y", -90)
-            .turned("x", 180)
-            .turned("y", 0)
-            .turned("z", 180)
-            .at(-radius)
-            .turned("z", angle)
-            .at(z=along),
+            mesh.turned("y", -90).turned("x", 180).turned("z", 180).at(-radius).turned("z", angle).at(z=along),
             look,
         )
         for mesh, look in parts

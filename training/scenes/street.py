@@ -178,7 +178,7 @@ def _furniture(
         yield m.box(0.3, 0.7, 0.1).at(x, y - side * 2.0, 7.15), POST
         yield m.box(0.26, 0.6, 0.04).at(x, y - side * 2.0, 7.08), LAMP_ON if lit else LAMP_OFF
     for x in np.arange(start + rng.uniform(5, 40), end, rng.uniform(25, 50)):
-        yield from _sign(rng, x, y, side)
+        yield from _sign(rng, x, y)
     for x in np.arange(start + rng.uniform(5, 30), end, rng.uniform(30, 60)):
         yield (
             m.lathe([(1e-4, 0), (0.2, 0.0), (0.24, 0.8), (0.2, 0.84), (0.2, 0.95), (1e-4, 1.0)], 14).at(
@@ -191,7 +191,7 @@ def _furniture(
             yield m.lathe([(0.07, 0), (0.07, 0.85), (1e-4, 0.95)], 8).at(x, side * (PARKING + 0.25), KERB), POST
 
 
-def _sign(rng: np.random.Generator, x: float, y: float, side: int) -> Iterator[tuple[Mesh, Look]]:
+def _sign(rng: np.random.Generator, x: float, y: float) -> Iterator[tuple[Mesh, Look]]:
     kind = int(rng.integers(3))
     yield m.rod((x, y, 0), (x, y, 2.9), 0.035), POST
     size = (0.7, 0.7, 1.3)[kind]

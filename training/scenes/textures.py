@@ -39,11 +39,11 @@ def tinted(grey: np.ndarray, colour: Colour, spread: float) -> np.ndarray:
     return np.asarray(colour, np.float32) * (1 + spread * grey[..., None])
 
 
-def mottled(colour: Colour, spread: float = 0.08, cells: int = 8, size: int = 128) -> Callable[..., Texture]:
+def mottled(colour: Colour, spread: float = 0.08, cells: int = 8) -> Callable[..., Texture]:
     """Any even material with stains and grain."""
 
     def make(rng: np.random.Generator) -> Texture:
-        return finish(tinted(noise(rng, size, size, cells, 5, 0.65), colour, spread))
+        return finish(tinted(noise(rng, 128, 128, cells, 5, 0.65), colour, spread))
 
     return make
 

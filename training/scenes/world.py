@@ -19,7 +19,7 @@ STEP = 0.005  # seconds, the longest step of the physics
 class Look:
     """A material; `name` tells it from others and, with the seed, is what its texture is drawn from.
 
-    rgb: in 0..1, multiplies the texture. specular, shininess, emission, reflectance: MuJoCo's.
+    rgb: in 0..1, multiplies the texture. specular, shininess, emission: MuJoCo's.
     """
 
     name: str
@@ -61,7 +61,7 @@ class World:
             self._fixed.setdefault(look, []).append(mesh)
 
     def body(self, name: str, parts: Parts, *, parent: Any = None, kind: str = "moving", at: Any = (0, 0, 0)) -> Any:
-        """A body of its own; kind: moving (placed by `Stage.place`), free (MuJoCo's physics), or hinged to `parent`."""
+        """A body of its own; kind: moving (placed for every frame), free (MuJoCo's physics), or hinged to `parent`."""
         body = (parent or self.spec.worldbody).add_body(name=name, pos=list(at), mocap=kind == "moving")
         if kind == "free":
             body.add_freejoint(name=name)
