@@ -207,6 +207,7 @@ def _markdown(rows: dict[str, Any], tests: list[str]) -> str:
 def _plot(rows: dict[str, Any], tests: list[str], path: Path) -> None:
     """AUPRC over the time of a frame, a panel a test set; hollow where other work disturbed the time."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     measured = {row: figures for row, figures in rows.items() if "missing" not in figures}
     figure = Figure(figsize=(3.6 + 4.4 * len(tests), 4.2), layout="constrained")
@@ -218,7 +219,9 @@ def _plot(rows: dict[str, Any], tests: list[str], path: Path) -> None:
             place = (figures["ms_per_frame"], figures[test]["auprc"])
             axis.plot(*place, marker, markersize=10, color=f"C{number}", markerfacecolor=face, label=row)
         axis.set(xscale="log", xlabel=f"ms a frame, {THREADS} threads", title=test, ylim=(0, 1))
-        axis.xaxis.set_minor_formatter("")  # of less than a decade they would lie over each other
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # a decade has numbers too
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.3)
     panels[0].set_ylabel("AUPRC")
     title = "hollow: timed while other work ran"
