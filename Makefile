@@ -31,7 +31,8 @@ export ROS_DOMAIN_ID ?= $(shell echo $$(( $$$$ % 101 + 1 )))
 demo: messages
 	@$(VENV)/bin/flowclas demo
 
-# Needs the kit (FLOWCLAS_KIT) and some hours on two cores: half an hour to render orbit, 95 minutes for its backbone.
+# Needs the kit (FLOWCLAS_KIT) and some hours on two cores: half an hour to render orbit, 95 minutes for its backbone,
+# half as long for the road.
 samples: messages
 	@$(RUN) tools/build_samples.py
 

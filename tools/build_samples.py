@@ -41,9 +41,9 @@ SPLITS = {
     "exposed": ([*range(100, 1000), *range(3000, 3450)], "fit"),
     "fit": (range(0, 40), "none"),
 }
-EXPOSED = {"orbit": 1350, "road": 200}  # scenes of that split: in orbit foreign things are harder to tell
+EXPOSED = {"orbit": 1350, "road": 300}  # scenes of that split: in orbit foreign things are harder to tell
 # epochs of the distillation, round by round: each begins at what the one before has learned
-EPOCHS = {"orbit": (84, 42, 42, 42, 42, 42, 42), "road": (42,)}
+EPOCHS = {"orbit": (84, 42, 42, 42, 42, 42, 42), "road": (84, 42, 42)}
 QUALITIES = (75, 99)  # of the JPEG that half of the frames go through: from, and below
 BAG_SEED = 2000  # from here to 2999 seeds are for tests: benchmarks/samples.py takes those after it
 CUTOUTS = 96  # rendered objects of the kinds "fit", in each domain
