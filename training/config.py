@@ -110,8 +110,9 @@ class FitConfig:
     output: str = "runs/fit"
     embed_backbone: bool = True
 
-    USAGE: ClassVar = "flowclas fit --config FILE [--resume] [--KEY VALUE ...]"
-    SUMMARY: ClassVar = "Train a model on images of the normal world, and calibrate it."
+    # ClassVar alone is refused by Python 3.10 where annotations are read
+    USAGE: ClassVar[str] = "flowclas fit --config FILE [--resume] [--KEY VALUE ...]"
+    SUMMARY: ClassVar[str] = "Train a model on images of the normal world, and calibrate it."
 
     def __post_init__(self) -> None:
         if not self.data.train:

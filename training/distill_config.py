@@ -44,8 +44,8 @@ class DistillConfig:
     seed: int = 0
     output: str = "student.safetensors"
 
-    USAGE: ClassVar = "flowclas distill --config FILE [--KEY VALUE ...]"
-    SUMMARY: ClassVar = "Train a small backbone to give the feature map of a large one, on any images."
+    USAGE: ClassVar[str] = "flowclas distill --config FILE [--KEY VALUE ...]"
+    SUMMARY: ClassVar[str] = "Train a small backbone to give the feature map of a large one, on any images."
 
     def __post_init__(self) -> None:
         if not self.data.train:
