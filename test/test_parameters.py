@@ -89,4 +89,5 @@ def test_the_parameters_of_others_pass_and_lists_and_arrays_become_tuples():
     changes = {"use_sim_time": True, "region_of_interest": array("d", [0.0, 0.5, 1.0, 1.0]), "publish": ["mask"]}
     assert parameters.refusal(Settings(), changes, configured=True) == ""
     settings = parameters.changed(Settings(min_area=7), changes)
-    assert settings == Settings(min_area=7, region_of_interest=(0.0, 0.5, 1.0, 1.0), publish=("mask",))
+    expected = Settings(min_area=7, region_of_interest=(0.0, 0.5, 1.0, 1.0), publish=("mask",))
+    assert vars(settings) == vars(expected)  # from Python 3.13 on settings with a NaN are not equal

@@ -5,6 +5,7 @@ Everything that touches the model is here: loading, warming up, settings that ch
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from typing import TYPE_CHECKING
@@ -97,6 +98,8 @@ class Search:
                 return False
             if isinstance(error, DeviceMemoryError):
                 fault = str(error)
+        if fault:
+            gc.collect()  # in Python 3.13 the error's traceback is part of a cycle
         if scored is None:
             # The camera with the bad picture must not blind the others. Out here, since as long as the error is handled
             # it holds what the batch had on the device: one out of memory would leave none to its frames.
