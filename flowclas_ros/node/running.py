@@ -13,6 +13,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
 
 from flowclas_ros.allocator import keep_freed_memory
 from flowclas_ros.errors import FlowclasError
@@ -54,5 +55,7 @@ def run(
     finally:
         if node is not None:
             node.destroy_node()
+        # rclpy's thread for signals goes first: it may log while the log is taken down (as in ros2/rclcpp issue 1418)
+        uninstall_signal_handlers()
         rclpy.try_shutdown()
     return 0
