@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     path = Path(os.environ.get("OUT") or RESULTS) / f"{name}.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.is_file() else {}
     for row in arguments.rows:
-        if ("missing" not in rows.get(row, {"missing": "so far"})) != arguments.retime:
+        measured = "missing" not in rows.get(row, {"missing": "so far"})
+        if measured != arguments.retime:
             continue
         try:
             known = {key: value for key, value in rows.get(row, {}).items() if key != "missing"}

@@ -14,6 +14,7 @@ from launch_ros.substitutions import FindPackageShare
 
 from flowclas_ros.node import parameters
 from flowclas_ros.node.environment import settings_for_large_images
+from flowclas_ros.node.launch_arguments import is_true
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 ARGUMENTS = {  # name: (default, description)
@@ -118,10 +119,3 @@ def viewer(given: dict[str, str], cameras: list[str]) -> Node:
         parameters=[{"use_sim_time": is_true("use_sim_time", given["use_sim_time"])}],
         remappings=topics,
     )
-
-
-def is_true(name: str, value: str) -> bool:
-    """The argument's value as a bool. Raises RuntimeError for any other word."""
-    if value.lower() not in ("true", "false", "1", "0"):
-        raise RuntimeError(f"{name}:={value} is neither true nor false")
-    return value.lower() in ("true", "1")

@@ -26,6 +26,7 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
+from flowclas_ros.node.launch_arguments import is_true
 from launch import Action, LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 ARGUMENTS: dict[str, tuple[str, str]] = {  # name: (default, description)
@@ -114,10 +115,3 @@ def failure(reason: str) -> OpaqueFunction:
             raise RuntimeError(reason)
 
     return OpaqueFunction(function=end)
-
-
-def is_true(name: str, value: str) -> bool:
-    """The argument's value as a bool. Raises RuntimeError for any other word."""
-    if value.lower() not in ("true", "false", "1", "0"):
-        raise RuntimeError(f"{name}:={value} is neither true nor false")
-    return value.lower() in ("true", "1")

@@ -98,11 +98,11 @@ class Search:
                 return False
             if isinstance(error, DeviceMemoryError):
                 fault = str(error)
-        if fault:
-            gc.collect()  # in Python 3.13 the error's traceback is part of a cycle
         if scored is None:
             # The camera with the bad picture must not blind the others. Out here, since as long as the error is handled
             # it holds what the batch had on the device: one out of memory would leave none to its frames.
+            if fault:
+                gc.collect()  # in Python 3.13 the error's traceback is part of a cycle
             alone = [self._batch([one]) for one in batch]
             if fault and all(alone):  # then it was the batch, which would fail every time again
                 fewer = self._at_once[batch[0][1].shape[:2]] = len(batch) // 2
