@@ -21,6 +21,7 @@ ARGUMENTS = {  # name: (default, description)
     "image_topic": ("image", "Topic of the camera's sensor_msgs/Image; with transport compressed its base name."),
     "depth_topic": ("", "Topic of the depth image (16UC1 or 32FC1), registered to the camera's; empty: no depth."),
     "camera_info_topic": ("", "Topic of the camera's CameraInfo; empty: camera_info beside image_topic."),
+    "self_mask_topic": ("", "Topic of mono8 masks, nonzero on the robot; empty: the parameter file's self_mask."),
     "cameras": ("", "Names of several cameras, front,left for instance; empty: the parameter file's."),
     "checkpoint": ("", "Path of the .safetensors checkpoint; empty: the parameter file's."),
     "params_file": (
@@ -64,6 +65,8 @@ def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         overrides["cameras"] = cameras
     if given["depth_topic"]:
         overrides["depth"] = True
+    if given["self_mask_topic"]:
+        overrides["self_mask"] = "topic"
     overrides["use_sim_time"] = is_true("use_sim_time", given["use_sim_time"])
     overrides["autostart"] = is_true("autostart", given["autostart"])
     reason = parameters.contradiction(parameters.changed(parameters.Settings(), overrides))
@@ -85,7 +88,7 @@ def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def remappings(given: dict[str, str], cameras: list[str]) -> list[tuple[str, str]]:
     """From the node's topics, under each camera's name where there are several, to those of the arguments."""
-    topics = {"image": given["image_topic"], "depth": given["depth_topic"], "camera_info": given["camera_info_topic"]}
+    topics = {name: given[f"{name}_topic"] for name in ("image", "depth", "camera_info", "self_mask")}
     if not topics["camera_info"] and topics["image"] != "image":
         beside, slash, _ = topics["image"].rpartition("/")
         topics["camera_info"] = f"{beside}{slash}camera_info"  # /image_raw has it at the root, whatever the namespace

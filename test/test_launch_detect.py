@@ -29,6 +29,7 @@ ARGUMENTS = {
     "image_topic",
     "depth_topic",
     "camera_info_topic",
+    "self_mask_topic",
     "cameras",
     "checkpoint",
     "params_file",
@@ -133,6 +134,7 @@ if importlib.util.find_spec("launch_pytest") is not None and importlib.util.find
                     launch_arguments={
                         "checkpoint": str(checkpoint),
                         "image_topic": "/cam/image_raw",
+                        "self_mask_topic": "/cam/arm",
                         "namespace": "robot",
                         "device": "cpu",
                         "params_file": str(ROOT / "config" / "detector.yaml"),
@@ -148,6 +150,7 @@ if importlib.util.find_spec("launch_pytest") is not None and importlib.util.find
         try:
             peer.listen("mask", "state")
             peer.until(lambda: peer.state() == "active", "activation by the launch file", LOAD_TIMEOUT)
+            peer.until(lambda: peer.node.count_subscribers("/cam/arm"), "the self mask's subscription")
             assert peer.set("max_age", 0.0).successful  # on a busy test machine every frame may be too old
             peer.connected("mask", "state")
             peer.exchange(image_message(picture(1), stamp=peer.now()), "mask", "state")

@@ -144,7 +144,7 @@ def load(name):
 
 
 def topics(**given):
-    names = ("depth_topic", "camera_info_topic", "namespace", "fixed_frame")
+    names = ("depth_topic", "camera_info_topic", "self_mask_topic", "namespace", "fixed_frame")
     return {"image_topic": "image", "use_sim_time": "0", **dict.fromkeys(names, ""), **given}
 
 
@@ -164,11 +164,18 @@ def test_camera_info_is_looked_for_beside_the_image():
 @needs_launch
 def test_several_cameras_have_their_names_in_the_topics():
     remappings = load("detect").remappings
-    given = topics(image_topic="/{camera}/image_raw", depth_topic="/{camera}/depth")
+    given = topics(
+        image_topic="/{camera}/image_raw", depth_topic="/{camera}/depth", self_mask_topic="/{camera}/arm"
+    )
     assert dict(remappings(given, ["front", "left"])) == {
         f"{camera}/{own}": f"/{camera}/{theirs}"
         for camera in ("front", "left")
-        for own, theirs in (("image", "image_raw"), ("depth", "depth"), ("camera_info", "camera_info"))
+        for own, theirs in (
+            ("image", "image_raw"),
+            ("depth", "depth"),
+            ("camera_info", "camera_info"),
+            ("self_mask", "arm"),
+        )
     }
     assert remappings(topics(), ["front"]) == []
     with pytest.raises(RuntimeError, match=r"image_topic:=/cam/image must hold \{camera\}"):
