@@ -43,7 +43,7 @@ from flowclas_ros.progress import progress_bar
 from flowclas_ros.training.benchmarks import pair_folders
 from flowclas_ros.training.config_file import load_config
 from flowclas_ros.training.data import list_frames
-from flowclas_ros.training.metrics import PixelMetrics, component_metrics
+from flowclas_ros.training.metrics import ComponentMetrics, PixelMetrics
 
 # Rows of our own, and those of the domain's grid whose options they have.
 OURS = {"Gaussian": "gaussian", "ours, without the contrastive term": "nll only", "ours": "with contrastive"}
@@ -168,8 +168,11 @@ def _test(score: Score, place: Path, quick: bool) -> dict[str, float | None]:
             metrics.update(scores[-1], masks[-1])
             advance()
     pixels = metrics.compute()
-    parts = component_metrics(scores, masks, threshold=pixels.f1_threshold, min_predicted=50, min_truth=10)
-    figures = {"auprc": pixels.auprc, "fpr95": pixels.fpr95, "auroc": pixels.auroc, "f1_star": parts["f1_star"]}
+    components = ComponentMetrics(pixels.f1_threshold, min_predicted=50, min_truth=10)
+    for map_, mask in zip(scores, masks, strict=True):
+        components.update(map_, mask)
+    figures = {"auprc": pixels.auprc, "fpr95": pixels.fpr95, "auroc": pixels.auroc}
+    figures["f1_star"] = components.compute()["f1_star"]
     return {key: None if value is None else round(value, 4) for key, value in figures.items()}
 
 

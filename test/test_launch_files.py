@@ -164,9 +164,7 @@ def test_camera_info_is_looked_for_beside_the_image():
 @needs_launch
 def test_several_cameras_have_their_names_in_the_topics():
     remappings = load("detect").remappings
-    given = topics(
-        image_topic="/{camera}/image_raw", depth_topic="/{camera}/depth", self_mask_topic="/{camera}/arm"
-    )
+    given = topics(image_topic="/{camera}/image_raw", depth_topic="/{camera}/depth", self_mask_topic="/{camera}/arm")
     assert dict(remappings(given, ["front", "left"])) == {
         f"{camera}/{own}": f"/{camera}/{theirs}"
         for camera in ("front", "left")

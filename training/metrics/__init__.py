@@ -1,6 +1,6 @@
 """Metrics of anomaly segmentation: pooled pixels, regions, connected components, whole images."""
 
-from flowclas_ros.training.metrics.components import ComponentMetrics, component_metrics
+from flowclas_ros.training.metrics.components import ComponentMetrics
 from flowclas_ros.training.metrics.images import ImageMetrics
 from flowclas_ros.training.metrics.pixels import PixelMetrics, PixelResult, require_both_classes
 
@@ -9,6 +9,5 @@ __all__ = [
     "ImageMetrics",
     "PixelMetrics",
     "PixelResult",
-    "component_metrics",
     "require_both_classes",
 ]

@@ -6,8 +6,6 @@ toolkit decides where the paper is silent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import zip_longest
 from typing import Any
 
 import cv2
@@ -71,33 +69,6 @@ class ComponentMetrics:
             "predicted_components": int(ppv.size),
             "frames": len(self._siou),
         }
-
-
-def component_metrics(
-    scores: Iterable[npt.NDArray[np.floating]],
-    labels: Iterable[npt.NDArray[np.uint8]],
-    *,
-    threshold: float,
-    min_predicted: int = 500,
-    min_truth: int = 100,
-) -> dict[str, Any]:
-    """`ComponentMetrics` over frames that come one at a time.
-
-    Args:
-        scores: maps (H,W) float32; for a detector's masks, these as float and threshold 0.5.
-        labels: maps (H,W) uint8 of the same sizes, 0 normal, 1 anomaly, 255 ignored.
-        threshold: a score at or above it is a detection; the benchmark takes that of the best pixel F1.
-        min_predicted, min_truth: smallest components in pixels; as given, those of the Anomaly track.
-
-    Raises:
-        FlowclasError: a map does not fit its labels, or there are more of one than of the other.
-    """
-    metrics = ComponentMetrics(threshold, min_predicted=min_predicted, min_truth=min_truth)
-    for score, label in zip_longest(scores, labels):
-        if score is None or label is None:
-            raise FlowclasError("component metrics need as many score maps as label maps")
-        metrics.update(score, label)
-    return metrics.compute()
 
 
 def _components(mask: npt.NDArray[np.bool_], smallest: int) -> npt.NDArray[np.int32]:
