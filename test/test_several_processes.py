@@ -32,6 +32,7 @@ def fit(root, processes, batch_size, device="cpu"):
     # The data are of one size, as crops are: of several, each process would pad to the largest of its own batch. And
     # noise is each process's own.
     command += ["--data.batch_size", str(batch_size), "--trainer.max_epochs", "2", "--model.flow.noise", "0"]
+    command += ["--loss.near_share", "0.5", "--loss.hard_share", "0.5"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

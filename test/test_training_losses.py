@@ -204,7 +204,7 @@ def test_a_batch_without_any_cell_to_draw_gives_a_finite_loss_and_a_gradient(sce
 
 
 def seen_by_the_contrast(monkeypatch, config, labels):
-    """Rows of the (B, h, w) grid, counted from 0, that the contrastive term had as inliers."""
+    """Cells of the (B, h, w) grid, counted from 0, that the contrastive term had as inliers; all cells' projections."""
     seen = []
 
     def spy(anchors, anchor_labels, extra, config):
@@ -223,7 +223,7 @@ def seen_by_the_contrast(monkeypatch, config, labels):
     torch.manual_seed(0)
     flowclas_loss(model, features, labels, None, None, config, torch.Generator().manual_seed(0))
     rows = model.project(model.latent(features)[0]).movedim(1, -1).flatten(0, 2).detach()
-    return torch.cdist(seen[0].double(), rows.double()).argmin(dim=1)
+    return torch.cdist(seen[0].double(), rows.double()).argmin(dim=1), rows
 
 
 @pytest.mark.parametrize("cells", [None, 96])
@@ -231,7 +231,7 @@ def seen_by_the_contrast(monkeypatch, config, labels):
 def test_the_asked_for_share_of_contrasted_inliers_lies_near_an_outlier(monkeypatch, cells, share):
     labels = torch.zeros(1, 12, 12, dtype=torch.uint8)
     labels[:, :2, :6] = OUTLIER  # 12 outliers, 28 near inliers
-    drawn = seen_by_the_contrast(monkeypatch, LossConfig(samples=12, near_share=share, cells=cells), labels)
+    drawn, _ = seen_by_the_contrast(monkeypatch, LossConfig(samples=12, near_share=share, cells=cells), labels)
     near = near_outliers(labels).flatten()[drawn]
     assert len(drawn) == len(set(drawn.tolist())) == 12
     assert int(near.sum()) == round(12 * share)
@@ -240,7 +240,24 @@ def test_the_asked_for_share_of_contrasted_inliers_lies_near_an_outlier(monkeypa
 def test_where_all_inliers_are_near_the_contrast_still_has_as_many_as_outliers(monkeypatch):
     labels = torch.zeros(1, 4, 4, dtype=torch.uint8)
     labels[:, 1:3, 1:3] = OUTLIER
-    assert len(seen_by_the_contrast(monkeypatch, LossConfig(samples=4, near_share=0.5), labels)) == 4
+    drawn, _ = seen_by_the_contrast(monkeypatch, LossConfig(samples=4, near_share=0.5, hard_share=0.5), labels)
+    assert len(drawn) == 4
+
+
+@pytest.mark.parametrize(("near_share", "share"), [(0.0, 0.25), (0.5, 0.5), (0.0, 1.0)])
+def test_the_asked_for_share_of_the_other_inliers_is_what_looks_most_like_outliers(monkeypatch, near_share, share):
+    labels = torch.zeros(1, 8, 10, dtype=torch.uint8)  # so few that the draw is all of them
+    labels[:, :2, :6] = OUTLIER
+    config = LossConfig(samples=12, near_share=near_share, hard_share=share)
+    drawn, rows = seen_by_the_contrast(monkeypatch, config, labels)
+    outlier, near = labels.flatten() == OUTLIER, near_outliers(labels).flatten() & bool(near_share)
+    far = (~outlier & ~near).nonzero().flatten()
+    towards = rows[outlier].mean(dim=0) - rows[far].mean(dim=0)
+    others = round(12 * (1 - near_share))
+    hardest = far[(rows[far] @ towards).topk(round(share * others)).indices]
+    assert len(drawn) == len(set(drawn.tolist())) == 12
+    assert int((~near)[drawn].sum()) == others
+    assert set(hardest.tolist()) <= set(drawn.tolist())
 
 
 def test_the_outlier_hinge_is_what_outliers_lack_of_the_margin_and_moves_them_alone():
@@ -283,6 +300,7 @@ def test_the_outlier_term_is_added_by_its_weight_and_its_gradient_lowers_the_out
         ({"alpha": -1.0}, "alpha"),
         ({"cells": 1}, "cells"),
         ({"near_share": 1.5}, "near_share"),
+        ({"hard_share": -0.5}, "hard_share"),
         ({"temperature": 0.0}, "temperature"),
         ({"samples": 1}, "samples"),
         ({"alpha": 0.0, "contrastive": "none"}, "nothing to fit"),

@@ -23,6 +23,7 @@ from flowclas_ros.training.pseudo_outliers import IGNORE, INLIER, OUTLIER
 OUTLIER_SHARE = 0.25  # of a cell's pixels that make it an outlier
 NEAR_INLIER = 2  # an inlier cell near an outlier, where near_share tells them from the others
 NEAR_CELLS = 8  # one in so many of the inlier cells that are drawn is a near one
+HARD_DRAW = 8  # times as many inliers as are wanted, of which hard_share takes the hardest
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class LossConfig:
         samples: N, largest number of pixels of each set (inliers, outliers, auxiliary outliers) per batch.
         near_share: share of the inlier pixels of the contrast set that are drawn from near an outlier
             (``fusion.near_outliers``), where the features see it and most false alarms lie; 0: drawn anywhere.
+        hard_share: share of the other inlier pixels of the contrast set that are the hardest of a larger draw, those
+            whose projections lie furthest towards the outliers' (online hard example mining, Shrivastava et al. 2016);
+            fewer false alarms on what is normal but rare, as signs and stickers are; 0: drawn at random.
         auxiliary: add the pixels of the auxiliary outlier images x_out to the contrast set.
         cells: number of inlier cells of a batch that the flow sees, drawn at random, with at most a quarter as many
             outlier cells; null: all. Makes the flow's part of a step cheaper at little loss, since neighbouring cells
@@ -55,6 +59,7 @@ class LossConfig:
     temperature: float = 0.1
     samples: int = 512
     near_share: float = 0.0
+    hard_share: float = 0.0
     auxiliary: bool = True
     cells: int | None = None
     outlier_weight: float = 0.0
@@ -68,7 +73,8 @@ class LossConfig:
         for name in ("temperature", "outlier_margin"):
             require(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "above 0")
         require(self.samples >= 2, "loss.samples", self.samples, "at least 2")
-        require(0 <= self.near_share <= 1, "loss.near_share", self.near_share, "from 0 to 1")
+        for name in ("near_share", "hard_share"):
+            require(0 <= getattr(self, name) <= 1, f"loss.{name}", getattr(self, name), "from 0 to 1")
         require(self.cells is None or self.cells >= 2, "loss.cells", self.cells, "at least 2, or null for all")
         if not self.fits_flow and not self.fits_classes:
             raise FlowclasError("loss.alpha 0 with loss.contrastive none leaves nothing to fit")
@@ -196,17 +202,33 @@ def _draw_cells(features: Tensor, kinds: Tensor, counts: dict[int, int]) -> tupl
 def _contrast_set(
     projected: Tensor, kinds: Tensor, config: LossConfig, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """As many inliers as outliers of (B, h, w, P), near_share of them near an outlier: rows (N, P), labels (N,)."""
+    """As many inliers as outliers of (B, h, w, P), by near_share and hard_share: rows (N, P), labels (N,)."""
     sets = {kind: projected[kinds == kind] for kind in (INLIER, NEAR_INLIER, OUTLIER)}
     sizes = {kind: sizes_over_processes(rows) for kind, rows in sets.items()}
     held = {kind: sum(size) for kind, size in sizes.items()}
     count = min(config.samples, held[INLIER] + held[NEAR_INLIER], held[OUTLIER])
     near = min(held[NEAR_INLIER], max(round(config.near_share * count), count - held[INLIER]))
-    counts = {INLIER: count - near, NEAR_INLIER: near, OUTLIER: count}
-    rows = [sample_over_processes(sets[kind], sizes[kind], counts[kind], generator) for kind in sets]
-    labels = kinds.new_zeros(count + rows[-1].shape[0])
+    far = count - near
+    counts = {INLIER: far * HARD_DRAW if config.hard_share else far, NEAR_INLIER: near, OUTLIER: count}
+    rows = {kind: sample_over_processes(sets[kind], sizes[kind], counts[kind], generator) for kind in sets}
+    if config.hard_share and far:
+        hard = round(config.hard_share * far)
+        rows[INLIER] = rows[INLIER][_hardest_and_others(rows[INLIER], rows[OUTLIER], hard, far, generator)]
+    labels = kinds.new_zeros(count + len(rows[OUTLIER]))
     labels[count:] = OUTLIER
-    return torch.cat(rows), labels
+    return torch.cat(list(rows.values())), labels
+
+
+@torch.no_grad()
+def _hardest_and_others(
+    inliers: Tensor, outliers: Tensor, hard: int, count: int, generator: torch.Generator | None
+) -> Tensor:
+    """Indices (count,) into inliers (N, P): the `hard` ones furthest along the line from their mean to that of the
+    outliers (M, P), the others at random.
+    """
+    order = (inliers @ (outliers.mean(dim=0) - inliers.mean(dim=0))).argsort(descending=True)
+    others = torch.randperm(len(order) - hard, generator=generator)[: count - hard]
+    return torch.cat([order[:hard], order[hard:][others.to(order.device)]])
 
 
 def flowclas_loss(
