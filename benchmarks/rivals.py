@@ -169,8 +169,8 @@ def _test(score: Score, place: Path, quick: bool) -> dict[str, float | None]:
             advance()
     pixels = metrics.compute()
     components = ComponentMetrics(pixels.f1_threshold, min_predicted=50, min_truth=10)
-    for map_, mask in zip(scores, masks, strict=True):
-        components.update(map_, mask)
+    for score_map, mask in zip(scores, masks, strict=True):
+        components.update(score_map, mask)
     figures = {"auprc": pixels.auprc, "fpr95": pixels.fpr95, "auroc": pixels.auroc}
     figures["f1_star"] = components.compute()["f1_star"]
     return {key: None if value is None else round(value, 4) for key, value in figures.items()}

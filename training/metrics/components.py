@@ -20,9 +20,10 @@ TAUS = np.arange(25, 80, 5) / 100  # 0.25 to 0.75
 class ComponentMetrics:
     """Collects frames; `compute` gives the figures over all their components.
 
-    A pixel is predicted where its score is at or above `threshold`; components have 8 neighbours. Predicted ones under
-    `min_predicted` pixels are dropped, true ones under `min_truth` become ignored (Anomaly track 500 and 100, Obstacle
-    track 50 and 10). A prediction is cut at ignored pixels before components are formed.
+    A pixel is predicted where its score is at or above `threshold` (the benchmark's is that of the best pixel F1), and
+    components have 8 neighbours. Predicted ones under `min_predicted` pixels are dropped, true ones under `min_truth`
+    become ignored (Anomaly track 500 and 100, Obstacle track 50 and 10). A prediction is cut at ignored pixels before
+    components are formed.
     """
 
     def __init__(self, threshold: float, *, min_predicted: int, min_truth: int) -> None:
