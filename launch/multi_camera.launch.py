@@ -14,8 +14,6 @@ from launch import LaunchDescription
 ARGUMENTS: dict[str, tuple[str, str]] = {  # name: (default, description)
     "cameras": ("front,left,right", "Names of the cameras."),
     "image_topic": ("{camera}/image_raw", "Topic of each camera's sensor_msgs/Image."),
-    "depth_topic": ("", "Topic of each camera's registered depth image; empty: no depth."),
-    "self_mask_topic": ("", "Topic of each camera's masks of the robot itself; empty: the parameter file's self_mask."),
 }
 
 
